@@ -1,0 +1,30 @@
+//! Every default, in one place, each with its source.
+
+/// Tokens one step may have before it is cut (SpecReason's code: `max_tokens=512`).
+pub const STEP_TOKENS_MAX: u32 = 512;
+/// Generated thinking tokens one request may keep (SpecReason §5.1).
+pub const TOKEN_BUDGET: u32 = 8192;
+/// Accept a step whose score reaches this (SpecReason's command line).
+pub const THRESHOLD: f32 = 7.0;
+/// What ends a step.
+pub const STEP_DELIMITER: &str = "\n\n";
+/// Temperature of SpecReason's evaluation (§5.1), used where a model states none.
+pub const TEMPERATURE: f32 = 0.6;
+/// Nucleus of SpecReason's evaluation (§5.1), used where a model states none.
+pub const TOP_P: f32 = 0.95;
+/// The smallest number of tokens a page holds; a power of two.
+pub const PAGE_TOKENS_MIN: u32 = 16;
+/// The context one request may use where neither the model nor the user sets a smaller one.
+pub const MODEL_LEN_MAX: u32 = 8192;
+/// Rows of one forward pass: long prompts are cut into chunks of at most this many tokens.
+pub const BATCH_ROWS_MAX: usize = 512;
+/// Rows of one pass that may ask for full logits.
+pub const LOGIT_ROWS_MAX: usize = 64;
+/// Requests the engine works on at the same time.
+pub const SEQUENCES_MAX: usize = 8;
+/// Requests that may wait for a place.
+pub const QUEUE_MAX: usize = 256;
+/// Keys one attention split covers. Part of the numerics: the order of summation depends on it.
+pub const ATTENTION_SPLIT_KEYS: usize = 512;
+/// Tokens the answer phase may take.
+pub const ANSWER_TOKENS_MAX: u32 = 1024;

@@ -1,0 +1,26 @@
+//! Placeholder crate docs.
+pub mod config;
+pub mod error;
+pub mod ids;
+pub mod telemetry;
+
+pub mod sample;
+
+pub mod device;
+pub mod text;
+
+pub mod kv;
+
+pub mod model;
+pub mod schedule;
+
+pub mod policy;
+
+pub mod engine;
+
+#[cfg(feature = "cli")]
+pub mod bench;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+pub mod eval;
