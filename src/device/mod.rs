@@ -1,1 +1,3 @@
 //! device.
+
+pub mod blocks;
