@@ -8,8 +8,7 @@
 //! Invariant: logical key index = `prefix` keys first, then `own` keys; attention sums in this order.
 
 use crate::ids::{PageId, TokenId};
-use crate::sample::philox::Key;
-use crate::sample::{History, SamplingParams};
+use crate::sample::{Key, SamplingParams};
 use std::ops::Range;
 
 /// A page table inside [`RaggedBatch::pages`] and how many tokens of it are filled.

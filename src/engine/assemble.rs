@@ -14,8 +14,7 @@ use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
 use crate::policy::{Outcome, ScoreSpan, StopCause};
-use crate::sample::philox::{Key, Purpose};
-use crate::sample::{History, Sampled};
+use crate::sample::{History, Key, Purpose, Sampled};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
 use std::ops::Range;
@@ -105,8 +104,7 @@ pub(super) fn wanted(
 fn is_plain_greedy(task: &DecodeTask) -> bool {
     let (p, until) = (&task.decode.sampling, &task.decode.until);
     p.is_greedy()
-        && !p.needs_history()
-        && p.logit_bias.is_empty()
+        && !p.edits_logits()
         && !task.decode.want.any()
         && until.entropy_above.is_none()
         && until.entropy_below.is_none()
@@ -191,7 +189,7 @@ impl Assembly {
         position: usize,
     ) -> Result<(), RequestError> {
         let own_len = pool.len(seq);
-        self.copies.extend(Live::reserve(pool, seq, tokens.len())?);
+        self.copies.extend(pool.append(seq, tokens.len())?.copy);
         let prefix = prefix.map_or(Span::default(), |p| self.span(pool, p, pool.len(p)));
         let own = self.span(pool, seq, own_len);
         let first = self.batch.rows();
@@ -336,7 +334,7 @@ fn drawn(
     let want = task.decode.want;
     if let (true, Some(s)) = (want.any(), sampled) {
         task.stats.push(TokenStats {
-            entropy: want.entropy.then_some(s.entropy),
+            entropy: want.entropy.then_some(s.entropy_nats),
             top1: want.top1.then_some(s.top1_prob),
             logprob: want.logprob.then_some(s.logprob),
         });
@@ -368,7 +366,7 @@ fn stop_cause(
     if until.sentence_end && crate::text::step::ends_sentence(bytes) {
         return Some(StopCause::SentenceEnd);
     }
-    let entropy = sampled.map(|s| s.entropy);
+    let entropy = sampled.map(|s| s.entropy_nats);
     let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
     let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
     if above || below {

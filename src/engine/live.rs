@@ -7,8 +7,7 @@
 
 use super::request::{Event, PhaseCost, Settings, StepReport};
 use super::tail_text::TailText;
-use crate::device::PageCopy;
-use crate::error::{KvError, RequestError};
+use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
@@ -446,19 +445,6 @@ impl Live {
             Note::AnswerBegan { at, .. } => self.report.answer_at = Some(*at),
         }
         self.emit(Event::Note(note));
-    }
-
-    /// Appends `rows` to a sequence, dropping the draft's KV of `others` when the pool is full.
-    pub(super) fn reserve(
-        pool: &mut Pool,
-        seq: SeqId,
-        rows: usize,
-    ) -> Result<Vec<PageCopy>, KvError> {
-        let copies = pool.append(seq, rows)?;
-        Ok(copies
-            .into_iter()
-            .map(|c| PageCopy { from: c.from, to: c.to, tokens: c.tokens })
-            .collect())
     }
 }
 

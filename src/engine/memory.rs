@@ -68,7 +68,7 @@ pub(super) fn default_pool_bytes(
     sequences: usize,
     left_bytes: u64,
 ) -> u64 {
-    let token_bytes: u64 = models.iter().flatten().map(|m| m.token_bytes() as u64).sum();
+    let token_bytes: u64 = models.iter().flatten().map(|m| m.token_bytes()).sum();
     // A request needs up to a page more than its tokens, and a scratch suffix.
     let request = token_bytes * (u64::from(context) + 512);
     (request * sequences as u64).min(left_bytes / 2).max(request)
@@ -79,7 +79,7 @@ pub(super) fn lay_out(
     models: [Option<ModelKv>; 2],
     pool_bytes: u64,
     context: u32,
-    scratch: usize,
+    scratch: u32,
 ) -> Result<PoolLayout, KvError> {
     let layout = PoolLayout::choose(models, pool_bytes)?;
     layout.check_capacity(context, scratch)?;

@@ -281,11 +281,10 @@ impl Prepared {
             repetition_penalty: defaults.repetition_penalty,
             ..Default::default()
         };
-        let params = SamplingParams::default()
-            .with_overrides(&model)
-            .with_overrides(&self.pair.settings.sampling)
-            .with_overrides(&request.sampling);
+        let stated = request.sampling.or(&self.pair.settings.sampling);
+        let params = SamplingParams::with_defaults(&stated, &model);
         params.validate()?;
+        params.validate_for(self.tokenizer().vocab_len())?;
         Ok(params)
     }
 }

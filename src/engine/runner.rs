@@ -78,7 +78,7 @@ impl<D: Device> Runner<D> {
     fn admit(&mut self) {
         while self.live.len() < self.sequences_max {
             let promised: usize = self.live.iter().map(|l| l.pages_promised).sum();
-            let fits = |s: &Submission| promised + s.pages_promised <= self.pool.pages();
+            let fits = |s: &Submission| promised + s.pages_promised <= self.pool.layout().pages();
             if !self.waiting.front().is_some_and(fits) {
                 return;
             }

@@ -218,7 +218,7 @@ fn launch<D: Device>(
     plan.pool_bytes = options.kv_cache_memory_bytes.unwrap_or_else(|| {
         memory::default_pool_bytes(&kv, max_model_len, options.sequences_max, left)
     });
-    let layout = memory::lay_out(kv, plan.pool_bytes, max_model_len, config::STEP_TOKENS_MAX as usize)?;
+    let layout = memory::lay_out(kv, plan.pool_bytes, max_model_len, config::STEP_TOKENS_MAX)?;
     plan.pool = layout.describe();
     plan.check()?;
     tracing::info!("{plan}");
@@ -237,7 +237,7 @@ fn launch<D: Device>(
     }
     let models = load(&device, &mut options, &opened.checkpoints, opened.shared, &layout, limits)?;
     let pages = device.buffer(
-        layout.pages() * layout.page_bytes(),
+        layout.used_bytes() as usize,
         Element::KvByte,
         "the KV pool",
     )?;

@@ -11,19 +11,9 @@
 use super::layout::PoolLayout;
 use super::prefix::PrefixIndex;
 use super::table::{SeqId, SequenceTable};
+pub use crate::device::PageCopy;
 use crate::error::KvError;
 use crate::ids::{PageId, Role, TokenId};
-
-/// Rows of one page the device copies to another before it writes behind them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageCopy {
-    /// The shared page.
-    pub from: PageId,
-    /// The page that takes its place in the sequence's table.
-    pub to: PageId,
-    /// How many tokens count, from the start of the page; always less than a page holds.
-    pub tokens: usize,
-}
 
 /// Room for new tokens at the end of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

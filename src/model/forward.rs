@@ -77,7 +77,7 @@ impl<D: Device> Model<D> {
             rms_eps: a.rms_eps,
             layers: a.layers,
             page_tokens: layout.page_tokens(role),
-            page_bytes: layout.page_bytes(),
+            page_bytes: layout.page_bytes() as usize,
         };
         let buffer = |width: usize, what: &str| {
             device.buffer(limits.rows * width, Element::Activation, &format!("{what} of {name}"))

@@ -14,7 +14,7 @@ use super::{
     ThinkingEnd, Turn, Until, Want,
 };
 use crate::ids::{BranchId, Role, TokenId};
-use crate::sample::{Readout, SamplingParams, label};
+use crate::sample::{self, Readout, SamplingParams};
 use crate::telemetry::Phase;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -342,8 +342,8 @@ impl Stepwise {
             return;
         };
         let judge = self.settings.judge.as_ref().expect("only a judge leads to Scoring");
-        let score = label::score(judge.readout, probs, judge.threshold);
-        let accepted = label::accepts(judge.readout, score, judge.threshold, judge.cutoff);
+        let score = sample::score(judge.readout, probs, judge.threshold);
+        let accepted = sample::accepts(judge.readout, score, judge.threshold, judge.cutoff);
         turn.notes.push(Note::StepScored {
             index: self.step,
             score,
