@@ -14,7 +14,7 @@ use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
 use crate::policy::{Outcome, ScoreSpan, StopCause};
-use crate::sample::{History, Key, Purpose, Sampled};
+use crate::sample::{Key, Purpose, Sampled};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
 use std::ops::Range;
@@ -244,10 +244,10 @@ impl Assembly {
         }
         let tail = &live.branches[&branch].ids;
         let params = (*task.decode.sampling).clone();
-        let history = if params.needs_history() {
-            History::new(&live.prompts[role.index()], tail)
+        let (prompt, generated) = if params.needs_history() {
+            (live.prompts[role.index()].clone(), tail.clone())
         } else {
-            History::default()
+            (vec![], vec![])
         };
         let key = Key {
             seed: params.seed,
@@ -258,7 +258,7 @@ impl Assembly {
         };
         let logits_row = self.batch.full_rows();
         self.batch.heads.push(HeadRow { row, kind: HeadKind::Full });
-        self.batch.samples.push(SampleRow { logits_row, params, key, history });
+        self.batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
         Read::Sample(self.batch.samples.len() - 1)
     }
 }
@@ -363,7 +363,7 @@ fn stop_cause(
     if let Some(hit) = task.matcher.push(bytes) {
         return Some(StopCause::String(hit.string));
     }
-    if until.sentence_end && crate::text::step::ends_sentence(bytes) {
+    if task.sentence.push(bytes).is_some() && until.sentence_end {
         return Some(StopCause::SentenceEnd);
     }
     let entropy = sampled.map(|s| s.entropy_nats);

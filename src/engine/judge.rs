@@ -96,7 +96,12 @@ pub(super) fn tokenize(text: &JudgeText, c: &JudgeContext<'_>) -> Result<JudgeId
     let suffix_text = match text {
         JudgeText::Turn { instruction, prefill } => {
             let prefill = format!("{}{prefill}", c.think);
-            c.template.suffix_after(&[Message::user(instruction)], &prefill)?
+            let messages = [
+                Message::new("user", "…"),
+                Message::new("assistant", "…"),
+                Message::new("user", instruction.as_str()),
+            ];
+            c.template.suffix_after(&messages, &prefill)?
         }
         JudgeText::Prefix { suffix, .. } => suffix.clone(),
     };

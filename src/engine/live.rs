@@ -12,7 +12,7 @@ use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
 use crate::policy::{Command, Decode, FinishWhy, Note, Origin, Outcome, Policy, Score, Tails};
-use crate::text::{IdMap, StopMatcher, Tokenizer};
+use crate::text::{IdMap, SentenceEnd, StopMatcher, StopStrings, Tokenizer};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,6 +41,7 @@ pub(super) struct DecodeTask {
     /// Tail index of its first token.
     pub(super) start: u32,
     pub(super) matcher: StopMatcher,
+    pub(super) sentence: SentenceEnd,
     pub(super) stats: Vec<TokenStats>,
 }
 
@@ -249,9 +250,10 @@ impl Live {
             Command::Decode(decode) => {
                 let branch = self.branch(decode.branch);
                 let start = branch.ids.len() as u32;
-                let matcher = StopMatcher::new(decode.until.strings.clone());
+                let matcher = StopStrings::new(decode.until.strings.clone()).matcher();
+                let sentence = SentenceEnd::new();
                 let (at, role) = (decode.branch, decode.role);
-                let task = Task::Decode(DecodeTask { decode, start, matcher, stats: vec![] });
+                let task = Task::Decode(DecodeTask { decode, start, matcher, sentence, stats: vec![] });
                 self.start(at, role, task);
             }
             Command::Score(score) => {

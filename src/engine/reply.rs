@@ -5,7 +5,7 @@ use super::request::{Reply, TokenCounts};
 use crate::ids::BranchId;
 use crate::policy::{FinishWhy, Origin};
 use crate::telemetry::Phase;
-use crate::text::answer;
+use crate::text;
 
 /// Writes the reply of a request whose tail is still in place.
 pub(super) fn write(live: &Live, finish: FinishWhy, vocabulary: &Vocabulary) -> Reply {
@@ -26,20 +26,20 @@ pub(super) fn write(live: &Live, finish: FinishWhy, vocabulary: &Vocabulary) -> 
     {
         shown = head;
     }
-    let text = vocabulary.tokenizer.decode(shown);
+    let all = vocabulary.tokenizer.decode(shown);
     let final_text = match live.report.answer_at {
         Some(at) => vocabulary.tokenizer.decode(&shown[(at as usize).min(shown.len())..]),
-        None => text.clone(),
+        None => all.clone(),
     };
     // The answer phase speaks last; a thinking that was cut short may still hold an answer.
-    let answer = answer::extract(&final_text).or_else(|| answer::extract(&text));
+    let answer = text::extract(&final_text).or_else(|| text::extract(&all));
     let total_ms = live.submitted.elapsed().as_secs_f64() * 1e3;
     let mut cost = live.report.cost;
     let on_device: f64 = cost.iter().map(|c| c.ms).sum();
     cost[Phase::Host as usize].ms = (total_ms - on_device).max(0.0);
     Reply {
         id: live.id,
-        text,
+        text: all,
         final_text: final_text.trim().to_owned(),
         answer,
         finish,

@@ -31,7 +31,7 @@ impl Request {
     #[must_use]
     pub fn ask(question: &str) -> Self {
         Self {
-            messages: vec![Message::user(question)],
+            messages: vec![Message::new("user", question)],
             policy: PolicyKind::default(),
             sampling: SamplingOverrides::default(),
             options: PolicyOptions::default(),

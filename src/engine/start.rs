@@ -11,7 +11,7 @@ use crate::device::cpu::{CpuDevice, CpuOptions};
 use crate::device::reference::ReferenceDevice;
 use crate::device::{Device, Element, KvType};
 use crate::error::{DeviceError, EngineError, LoadError};
-use crate::ids::Role;
+use crate::ids::{Role, TokenId};
 use crate::kv::{ModelKv, Pool};
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 use crate::model::{Model, PassLimits, Weights};
@@ -125,17 +125,20 @@ fn open(pair: &Pair) -> Result<Opened, EngineError> {
     let base = open_model(&pair.base)?;
     let base_text = model_text(&base, &pair.base)?;
     let shared = pair.draft.as_ref() == Some(&pair.base);
-    let (mut draft, mut draft_text, mut map) = (None, None, IdMap::identity());
+    let (mut draft, mut draft_text) = (None, None);
     if let Some(source) = &pair.draft {
         let checkpoint = open_model(source)?;
-        let text = model_text(&checkpoint, source)?;
-        let differs = |e: String| EngineError::Load(LoadError::Pair(e));
-        text.tokenizer.compare(&base_text.tokenizer).map_err(differs)?;
-        map = IdMap::build(&text.tokenizer, &text.roles, &base_text.tokenizer, &base_text.roles)
-            .map_err(differs)?;
+        draft_text = Some(model_text(&checkpoint, source)?);
         draft = Some(checkpoint);
-        draft_text = Some(text);
     }
+    let partner = draft_text.as_ref().unwrap_or(&base_text);
+    let map = IdMap::build(
+        &partner.tokenizer,
+        &partner.roles,
+        &base_text.tokenizer,
+        &base_text.roles,
+    )
+    .map_err(LoadError::Pair)?;
     Ok(Opened { checkpoints: [draft, Some(base)], texts: [draft_text, Some(base_text)], map, shared })
 }
 
@@ -158,11 +161,8 @@ fn model_text(checkpoint: &Checkpoint, source: &ModelSource) -> Result<ModelText
         .map(|text| ChatTemplate::new(&text, checkpoint.special_text()))
         .transpose()
         .map_err(at)?;
-    let roles = SpecialRoles {
-        end_of_turn: checkpoint.eos_ids().into_iter().map(crate::ids::TokenId).collect(),
-        think: tokenizer.id_of("<think>"),
-        close_think: tokenizer.id_of("</think>"),
-    };
+    let end_of_turn = checkpoint.eos_ids().iter().copied().map(TokenId).collect();
+    let roles = SpecialRoles::with_tags(&tokenizer, end_of_turn);
     let defaults = checkpoint.generation_defaults().clone();
     Ok(ModelText { tokenizer, template, roles, defaults })
 }

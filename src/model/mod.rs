@@ -5,7 +5,9 @@
 //! on a device. [`forward::Model`] runs it. Every other module serves one of these three.
 
 pub mod forward;
+pub mod solo;
 pub mod weights;
 
 pub use forward::{InFlight, Model, PassLimits};
+pub use solo::Solo;
 pub use weights::Weights;
