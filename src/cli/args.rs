@@ -10,7 +10,6 @@ use crate::engine::{
     DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking,
 };
 use crate::ids::{Role, TokenId};
-use crate::model::checkpoint::Checkpoint;
 use crate::policy::{AnswerBy, PolicyKind};
 use crate::sample::{Readout, SamplingOverrides, SamplingParams};
 use anyhow::{Context, Result, bail};
@@ -79,11 +78,8 @@ impl PairArgs {
 
 /// Whether a model thinks, as far as its chat template knows.
 fn thinking_of(base: &ModelSource) -> Result<Thinking> {
-    let checkpoint = match base {
-        ModelSource::Path(path) => Checkpoint::open(path),
-        ModelSource::Embedded(files) => Checkpoint::embedded(files),
-    }?;
-    let thinks = checkpoint.chat_template().is_some_and(|template| template.contains("</think>"));
+    let template = models::open(base)?.chat_template();
+    let thinks = template.is_some_and(|template| template.contains("</think>"));
     Ok(if thinks { Thinking::Tags } else { Thinking::None })
 }
 

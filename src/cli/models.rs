@@ -5,6 +5,7 @@
 //! with the `forerun pull` that brings it. Read next: [`super::pull`].
 
 use crate::engine::{CATALOGUE, CatalogueEntry, ModelOrigin, ModelSource, Pair, PairSettings};
+use crate::model::checkpoint::Checkpoint;
 use anyhow::{Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 
@@ -168,6 +169,14 @@ pub(super) fn source(name: &str) -> Result<ModelSource> {
          of {}",
         known.join(", ")
     )
+}
+
+/// Opens a model: everything is checked, nothing is copied.
+pub(super) fn open(source: &ModelSource) -> Result<Checkpoint> {
+    Ok(match source {
+        ModelSource::Path(path) => Checkpoint::open(path),
+        ModelSource::Embedded(files) => Checkpoint::embedded(files),
+    }?)
 }
 
 /// A model by name, where its files are on this machine.
