@@ -175,7 +175,6 @@ impl<W: Write> Transcript<W> {
                 }
                 (self.answering, self.writer) = (true, *writer);
             }
-            _ => {}
         }
         Ok(())
     }

@@ -134,8 +134,9 @@ fn screen(output: &str) -> Vec<String> {
                     rows.resize(rows.len().max(row + 1), vec![]);
                 }
                 let cell = if struck { format!("~{c}~") } else { c.to_string() };
-                rows[row].resize(rows[row].len().max(column + 1), " ".into());
-                rows[row][column] = cell;
+                let cells = &mut rows[row];
+                cells.resize(cells.len().max(column + 1), " ".into());
+                cells[column] = cell;
                 column += 1;
             }
         }

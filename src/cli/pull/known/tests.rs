@@ -16,7 +16,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let content: Vec<u8> = (0..300_000u32).map(|i| (i * i / 7) as u8).collect();
+        let content: Vec<u8> = (0..300_000u64).map(|i| (i * i / 7) as u8).collect();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("content");
         fs::write(&file, &content).unwrap();
