@@ -195,6 +195,9 @@ impl PolicyArgs {
 impl KnobArgs {
     /// The overrides of a request.
     pub(super) fn options(&self) -> Result<PolicyOptions> {
+        if let Some(p) = self.score_cutoff.filter(|p| !(0.0..=1.0).contains(p)) {
+            bail!("--score-cutoff: expected a probability from 0 to 1, got {p}");
+        }
         let options = PolicyOptions {
             threshold: self.threshold,
             readout: self.score,

@@ -33,7 +33,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// Runs a small draft model and a large base model side by side: the draft writes each reasoning
 /// step, the base scores it and keeps it or rewrites it.
 #[derive(Parser)]
-#[command(name = "forerun", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "forerun", bin_name = "forerun", version, arg_required_else_help = true, max_term_width = 100)]
 struct Cli {
     /// Show how start-up goes; FORERUN_LOG=debug shows more
     #[arg(short, long, global = true, value_parser = FalseyValueParser::new())]

@@ -35,7 +35,7 @@ pub(super) fn table(reply: &Reply, paint: Paint) -> String {
         rows.push((
             "budget",
             format!(
-                "{} thinking tokens; {asked} asked for, but the context of {} has no more room",
+                "{} thinking tokens instead of {asked}: the context of {} has no more room",
                 settings.token_budget, settings.max_model_len
             ),
         ));

@@ -227,15 +227,15 @@ impl<W: Write> Transcript<W> {
     /// Prints `text` for good. Its remarks stand behind it on a colour terminal, and with the
     /// writer's name before it elsewhere.
     fn print(&mut self, text: &str, ink: Ink, remarks: &[&str], name: &str) -> Result<()> {
-        let trimmed = text.trim_end();
+        let trimmed = text.trim();
         let remarks: Vec<_> = remarks.iter().copied().filter(|r| !r.is_empty()).collect();
         if !self.paint.ansi {
             let label = [&[name], remarks.as_slice()].concat().join(" ");
-            return writeln!(self.out, "[{label}] {}", trimmed.trim_start());
+            return writeln!(self.out, "[{label}] {trimmed}");
         }
         if ink == self.block_ink && trimmed.starts_with(self.block.as_str()) {
-            let rest = trimmed[self.block.len()..].to_owned();
-            write!(self.out, "{}", self.paint.paint(ink, &rest))?;
+            let rest = &trimmed[self.block.len()..];
+            write!(self.out, "{}", self.paint.paint(ink, rest))?;
         } else {
             self.erase()?;
             write!(self.out, "{}", self.paint.paint(ink, trimmed))?;
@@ -248,11 +248,12 @@ impl<W: Write> Transcript<W> {
             let tag = format!(" [{}]", remarks.join(", "));
             write!(self.out, "{}", self.paint.paint(Ink::Aside, &tag))?;
         }
-        let breaks = text[trimmed.len()..].matches('\n').count().clamp(1, 2);
+        let space = &text[text.trim_end().len()..];
+        let breaks = space.matches('\n').count().clamp(1, 2);
         write!(self.out, "{}", "\n".repeat(breaks))
     }
 
-    /// Shows what has arrived, on a colour terminal, but for the newest piece and trailing space.
+    /// Shows what has arrived, on a colour terminal, but for the newest piece and space around.
     fn stream(&mut self) -> Result<()> {
         if !self.paint.ansi {
             return Ok(());
@@ -264,13 +265,16 @@ impl<W: Write> Transcript<W> {
         };
         let ready = &self.pieces[..self.pieces.len().saturating_sub(1)];
         let text: String = ready.iter().map(|p| p.text.as_str()).collect();
-        let text = text.trim_end();
+        let text = text.trim();
         if !text.starts_with(self.block.as_str()) || (ink != self.block_ink && !self.block.is_empty())
         {
             // A rejected draft still stands there until its score is known.
             return Ok(());
         }
         let rest = &text[self.block.len()..];
+        if rest.is_empty() {
+            return Ok(());
+        }
         write!(self.out, "{}", self.paint.paint(ink, rest))?;
         self.block.push_str(rest);
         self.block_ink = ink;

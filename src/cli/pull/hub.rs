@@ -10,7 +10,7 @@ use super::super::ui;
 use anyhow::{Context, Result, anyhow, bail};
 use hf_hub::progress::{DownloadEvent, FileStatus, ProgressEvent, ProgressHandler};
 use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
-use hf_hub::{HFClient, HFRepositorySync, HFResult};
+use hf_hub::{HFClient, HFClientSync, HFRepositorySync, HFResult};
 use indicatif::ProgressBar;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -43,9 +43,26 @@ pub(super) fn offline() -> bool {
     ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
 }
 
-fn repository(owner: &str, name: &str) -> Result<Repository> {
-    let client = HFClient::builder().retry_max_attempts(1).build_sync()?;
-    Ok(client.model(owner, name))
+/// The hub that downloads come from.
+pub(super) struct Hub {
+    client: HFClientSync,
+}
+
+impl Hub {
+    /// The one the environment names.
+    ///
+    /// # Errors
+    /// When its address is none.
+    pub(super) fn of_environment() -> Result<Self> {
+        Ok(Self { client: HFClient::builder().retry_max_attempts(1).build_sync()? })
+    }
+
+    /// One at another address.
+    #[cfg(test)]
+    pub(super) fn at(endpoint: &str) -> Self {
+        let client = HFClient::builder().endpoint(endpoint).retry_max_attempts(1);
+        Self { client: client.build_sync().expect("a valid address") }
+    }
 }
 
 /// Asks the hub something small on a thread of its own, which is left behind if no answer comes:
@@ -69,13 +86,13 @@ fn first_contact<T: Send + 'static>(
 /// # Errors
 /// When the hub cannot be reached, or has another file by that name.
 pub(super) fn download(
+    hub: &Hub,
     model: &KnownModel,
-    id: &str,
-    file: &str,
+    (id, file): (&str, &str),
     partial: &Path,
 ) -> Result<PathBuf> {
     let (owner, name) = hf_hub::split_id(id);
-    let repository = repository(owner, name)?;
+    let repository = hub.client.model(owner, name);
     let (asked, path) = (repository.clone(), file.to_owned());
     let entries = first_contact(move || asked.get_paths_info().paths(vec![path]).send())?;
     let found = entries.into_iter().find_map(|entry| match entry {
@@ -148,7 +165,7 @@ fn piece(
 /// When the hub cannot be reached or has no such model.
 pub(super) fn snapshot(owner: &str, name: &str) -> Result<PathBuf> {
     let id = format!("{owner}/{name}");
-    let repository = repository(owner, name)?;
+    let repository = Hub::of_environment()?.client.model(owner, name);
     let offline = offline();
     if !offline {
         let asked = repository.clone();

