@@ -419,17 +419,20 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => (role(), prop::bool::weighted(0.2))
             .prop_map(|(role, scratch)| Op::Create { role, scratch }),
-        3 => (role(), which(), 0..6usize, ids(4)).prop_map(|(role, source, keep, more)| {
+        4 => (role(), which(), 0..6usize, ids(4)).prop_map(|(role, source, keep, more)| {
             Op::CreateFromPrefix { role, source, keep, more }
         }),
-        8 => (which(), ids(14)).prop_map(|(which, ids)| Op::Append { which, ids }),
-        3 => (which(), 0..20usize).prop_map(|(which, drop)| Op::Truncate { which, drop }),
-        3 => which().prop_map(|which| Op::Fork { which }),
-        3 => which().prop_map(|which| Op::Release { which }),
-        4 => (which(), 0..6usize)
+        16 => (which(), prop_oneof![ids(5), ids(14)])
+            .prop_map(|(which, ids)| Op::Append { which, ids }),
+        8 => (which(), prop_oneof![1..4usize, 0..20usize])
+            .prop_map(|(which, drop)| Op::Truncate { which, drop }),
+        4 => which().prop_map(|which| Op::Fork { which }),
+        6 => which().prop_map(|which| Op::Release { which }),
+        8 => (which(), prop_oneof![Just(0), 0..6usize])
             .prop_map(|(which, hold_back)| Op::Publish { which, hold_back }),
-        1 => prop::bool::weighted(0.1)
-            .prop_map(|clear| if clear { Op::ClearPrefixes } else { Op::Fork { which: 0 } }),
+        // Rare, or the cache would never fill: about once in five cases.
+        1 => prop::bool::weighted(0.2)
+            .prop_map(|clear| if clear { Op::ClearPrefixes } else { Op::Release { which: 0 } }),
     ]
 }
 
@@ -438,9 +441,9 @@ fn any_mix_of_operations_leaves_every_sequence_readable_and_every_page_accounted
     let config =
         ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
     let cases = (
-        prop::sample::select(vec![[4, 2], [2, 4], [2, 2], [8, 4], [4, 1]]),
-        1..24usize,
-        prop::collection::vec(op(), 1..80),
+        prop::sample::select(vec![[4, 2], [2, 4], [3, 3], [8, 4], [4, 1]]),
+        prop_oneof![1..8usize, 8..32usize],
+        prop::collection::vec(op(), 1..160),
     );
     let seen = Cell::new(Corners::default());
     TestRunner::new(config)
@@ -455,7 +458,7 @@ fn any_mix_of_operations_leaves_every_sequence_readable_and_every_page_accounted
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(seen.get().rarest() >= 20, "a rule was hardly tried: {:?}", seen.get());
+    assert!(seen.get().rarest() >= 50, "a rule was hardly tried: {:?}", seen.get());
 }
 
 /// Runs all sequences of `depth` operations out of a small set that still reaches every rule.
