@@ -144,7 +144,7 @@ impl Mirror {
     /// Cached prefixes that are held no longer became idle just now, the longest first.
     fn stamp_idle(&mut self) {
         let held = self.held();
-        for (_, cached) in &mut self.cache {
+        for cached in self.cache.values_mut() {
             if held.contains(&cached.page) {
                 cached.idle_since = None;
             }
@@ -262,7 +262,8 @@ impl Mirror {
         let start = self.live[at].ids.len();
         let table = self.pool.table(seq).to_vec();
         let mut needed = (start + ids.len()).div_ceil(page_tokens) - table.len();
-        let tail = table.last().copied().filter(|_| !ids.is_empty() && start % page_tokens != 0);
+        let tail =
+            table.last().copied().filter(|_| !ids.is_empty() && !start.is_multiple_of(page_tokens));
         let forked = tail.is_some_and(|tail| self.holders(tail) > 1);
         let published = tail.is_some_and(|tail| self.is_cached(tail));
         needed += usize::from(forked || published);
@@ -506,6 +507,55 @@ fn every_short_sequence_of_operations_agrees_with_the_naive_model() {
         explore(&mirror, 5, &mut seen);
     }
     assert!(seen.runs > 100_000 && seen.rarest() > 0, "a rule was not tried: {seen:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_lone_request_never_meets_a_full_pool_that_passed_the_capacity_check(
+        context in 1..40u32,
+        suffix in 1..10u32,
+        // Which model, how far it rolls back, how much it appends, whether it publishes.
+        steps in prop::collection::vec((role(), 0..12usize, 0..12usize, any::<bool>()), 1..80),
+    ) {
+        let page_tokens = [8, 4];
+        let pages =
+            PoolLayout::with_page_tokens(page_tokens, 0).request_pages(context, suffix);
+        let layout = PoolLayout::with_page_tokens(page_tokens, pages);
+        prop_assert_eq!(layout.check_capacity(context, suffix), Ok(()));
+        let short = PoolLayout::with_page_tokens(page_tokens, pages - 1);
+        prop_assert!(short.check_capacity(context, suffix).is_err());
+
+        let mut pool = Pool::new(layout);
+        let (context, suffix) = (context as usize, suffix as usize);
+        let branch = Role::ALL.map(|role| pool.create(role));
+        // Suffixes that are being scored all the time leave no page to spare.
+        for role in Role::ALL {
+            let scratch = pool.create_scratch(role);
+            prop_assert!(pool.append(scratch, suffix).is_ok());
+        }
+        let mut ids = [Vec::new(), Vec::new()];
+        let mut next = 0;
+        for (role, back, more, publish) in steps {
+            let (seq, ids) = (branch[role.index()], &mut ids[role.index()]);
+            ids.truncate(ids.len().saturating_sub(back));
+            pool.truncate(seq, ids.len());
+            let more = more.min(context - ids.len());
+            prop_assert!(pool.append(seq, more).is_ok());
+            // Never the same ids twice: the cache is as full of other things as it can be.
+            ids.extend((next..next + more as u32).map(TokenId));
+            next += more as u32;
+            if publish {
+                pool.publish(seq, ids);
+            }
+            pool.check_invariants().map_err(TestCaseError::fail)?;
+        }
+    }
 }
 
 /// A pool of the base model alone, pages of 4 tokens.
