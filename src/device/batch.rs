@@ -5,7 +5,9 @@
 //! is the branch's table. For a scoring suffix `prefix` is the branch's table and `own` a scratch
 //! table, so the suffix leaves no trace in the branch.
 //!
-//! Invariant: logical key index = `prefix` keys first, then `own` keys; attention sums in this order.
+//! Invariant: the keys a row sees form one sequence, `prefix` keys first, then the visible `own`
+//! keys, without gaps ([`RaggedBatch::key`]); attention sums in this order. So a branch of a tree
+//! draft has the same bits as the same tokens decoded one after another.
 
 use crate::ids::{PageId, TokenId};
 use crate::sample::philox::Key;
@@ -43,6 +45,31 @@ pub struct RowGroup {
     pub own: Span,
     /// Visibility among the own keys.
     pub mask: Mask,
+}
+
+impl RowGroup {
+    /// How many keys row `i` of the group (counted from 0) sees, itself included.
+    ///
+    /// # Panics
+    /// If a tree mask has no entry `i`.
+    #[must_use]
+    pub fn visible(&self, i: usize) -> usize {
+        self.prefix.len
+            + match &self.mask {
+                Mask::Causal => self.own.len + i + 1,
+                Mask::Tree(bits) => bits[i].count_ones() as usize,
+            }
+    }
+
+    /// Leading keys that are the same for every row of the group that sees so many: all of them
+    /// without a tree mask, the prefix with one.
+    #[must_use]
+    pub fn shared_keys(&self) -> usize {
+        match &self.mask {
+            Mask::Causal => self.prefix.len + self.own.len + self.rows.len(),
+            Mask::Tree(_) => self.prefix.len,
+        }
+    }
 }
 
 /// What is wanted of one row's logits.
@@ -108,6 +135,35 @@ impl RaggedBatch {
     #[must_use]
     pub fn full_rows(&self) -> usize {
         self.heads.iter().filter(|h| h.kind == HeadKind::Full).count()
+    }
+
+    /// Page and slot of token `index` of `span`.
+    ///
+    /// # Panics
+    /// If the span's pages do not reach that far.
+    #[must_use]
+    pub fn place(&self, span: &Span, index: usize, page_tokens: usize) -> (PageId, usize) {
+        (self.pages[span.pages.clone()][index / page_tokens], index % page_tokens)
+    }
+
+    /// Page and slot of the `j`-th key that row `i` of `group` sees, `j < group.visible(i)`.
+    ///
+    /// # Panics
+    /// If the row sees fewer keys.
+    #[must_use]
+    pub fn key(&self, group: &RowGroup, i: usize, j: usize, page_tokens: usize) -> (PageId, usize) {
+        let Some(own) = j.checked_sub(group.prefix.len) else {
+            return self.place(&group.prefix, j, page_tokens);
+        };
+        let index = match &group.mask {
+            Mask::Causal => own,
+            Mask::Tree(bits) => {
+                // Clear the lowest set bits to find the `own`-th visible key.
+                let rest = (0..own).fold(bits[i], |b, _| b & b.wrapping_sub(1));
+                rest.trailing_zeros() as usize
+            }
+        };
+        self.place(&group.own, index, page_tokens)
     }
 
     /// Checks every index against every other, for a model with `vocab` ids, `page_tokens` tokens
