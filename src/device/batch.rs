@@ -198,8 +198,12 @@ impl RaggedBatch {
             self.check_span(g, "own", &group.own, own, page_tokens)?;
             if let Mask::Tree(bits) = &group.mask {
                 let n = group.rows.len();
-                let inside = |(i, b): (usize, &u64)| b >> i & 1 == 1 && (i == 63 || b >> (i + 1) == 0);
-                if n > 64 || bits.len() != n || group.own.len != 0 || !bits.iter().enumerate().all(inside)
+                let inside =
+                    |(i, b): (usize, &u64)| b >> i & 1 == 1 && (i == 63 || b >> (i + 1) == 0);
+                if n > 64
+                    || bits.len() != n
+                    || group.own.len != 0
+                    || !bits.iter().enumerate().all(inside)
                 {
                     return Err(format!("group {g} has a malformed tree mask"));
                 }
@@ -219,7 +223,9 @@ impl RaggedBatch {
             }
         }
         match self.samples.iter().find(|s| s.logits_row >= self.full_rows()) {
-            Some(s) => Err(format!("sample from logits row {} of {}", s.logits_row, self.full_rows())),
+            Some(s) => {
+                Err(format!("sample from logits row {} of {}", s.logits_row, self.full_rows()))
+            }
             None => Ok(()),
         }
     }

@@ -198,8 +198,12 @@ pub trait Device: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is not enough memory, or after the seal.
-    fn buffer(&self, count: usize, element: Element, what: &str)
-    -> Result<Self::Buffer, DeviceError>;
+    fn buffer(
+        &self,
+        count: usize,
+        element: Element,
+        what: &str,
+    ) -> Result<Self::Buffer, DeviceError>;
     /// Packs a matrix into the device's own layout.
     ///
     /// # Errors

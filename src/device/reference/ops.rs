@@ -72,7 +72,9 @@ pub(super) fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     for row in x.chunks_exact(weight.len()) {
         let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / row.len() as f64;
         let scale = 1.0 / (mean + f64::from(eps)).sqrt();
-        out.extend(row.iter().zip(weight).map(|(v, w)| (f64::from(*v) * scale * f64::from(*w)) as f32));
+        out.extend(
+            row.iter().zip(weight).map(|(v, w)| (f64::from(*v) * scale * f64::from(*w)) as f32),
+        );
     }
     out
 }
