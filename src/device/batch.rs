@@ -10,8 +10,7 @@
 //! draft has the same bits as the same tokens decoded one after another.
 
 use crate::ids::{PageId, TokenId};
-use crate::sample::philox::Key;
-use crate::sample::{History, SamplingParams};
+use crate::sample::{History, Key, SamplingParams};
 use std::ops::Range;
 
 /// A page table inside [`RaggedBatch::pages`] and how many tokens of it are filled.
@@ -103,8 +102,18 @@ pub struct SampleRow {
     pub params: SamplingParams,
     /// The random stream.
     pub key: Key,
+    /// The rendered prompt, for the repetition penalty; may be empty where no penalty is set.
+    pub prompt: Vec<TokenId>,
+    /// Everything after the prompt, for all penalties; may be empty where no penalty is set.
+    pub generated: Vec<TokenId>,
+}
+
+impl SampleRow {
     /// Tokens the penalties look at.
-    pub history: History,
+    #[must_use]
+    pub fn history(&self) -> History<'_> {
+        History { prompt: &self.prompt, generated: &self.generated }
+    }
 }
 
 /// One forward pass for one model.

@@ -16,6 +16,7 @@ use super::{
     MatrixView, PageCopy, QkvWeights, RaggedBatch, Results, Shape,
 };
 use crate::error::DeviceError;
+use crate::sample::{Scratch, sample};
 use half::bf16;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,6 +39,13 @@ pub struct ReferenceMatrix {
     rows: usize,
     cols: usize,
     values: Vec<f32>,
+}
+
+/// What heads and samplers found, and the width of the rows of logits they left.
+#[derive(Debug, Default)]
+pub struct ReferenceResults {
+    vocab: usize,
+    found: Results,
 }
 
 impl ReferenceMatrix {
@@ -80,7 +88,7 @@ impl Device for ReferenceDevice {
     type Vector = Vec<f32>;
     type Stream = ();
     type Batch = RaggedBatch;
-    type Results = Results;
+    type Results = ReferenceResults;
 
     fn info(&self) -> DeviceInfo {
         DeviceInfo {
@@ -126,8 +134,9 @@ impl Device for ReferenceDevice {
         Ok(values.to_vec())
     }
 
-    fn results(&self) -> Result<Results, DeviceError> {
-        Ok(Results::default())
+    fn results(&self) -> Result<ReferenceResults, DeviceError> {
+        self.check_unsealed("results")?;
+        Ok(ReferenceResults::default())
     }
 
     fn stream(&self, _name: &str) -> Result<(), DeviceError> {
@@ -280,10 +289,11 @@ impl Device for ReferenceDevice {
         batch: &RaggedBatch,
         hidden: &ReferenceBuffer,
         logits: &mut ReferenceBuffer,
-        results: &mut Results,
+        results: &mut ReferenceResults,
     ) -> Result<(), DeviceError> {
-        *results = Results::default();
         let vocab = weights.matrix.rows;
+        *results = ReferenceResults { vocab, found: Results::default() };
+        let results = &mut results.found;
         let mut full_rows = 0;
         for head in &batch.heads {
             let hidden = &hidden.0[head.row * shape.hidden..][..shape.hidden];
@@ -321,9 +331,16 @@ impl Device for ReferenceDevice {
         _stream: &(),
         batch: &RaggedBatch,
         logits: &ReferenceBuffer,
-        results: &mut Results,
+        results: &mut ReferenceResults,
     ) -> Result<(), DeviceError> {
-        let _ = (batch, logits, results);
+        let mut scratch = Scratch::default();
+        let vocab = results.vocab;
+        results.found.samples.clear();
+        for row in &batch.samples {
+            let logits = &logits.0[row.logits_row * vocab..][..vocab];
+            let drawn = sample(logits, &row.params, &row.history(), &row.key, &mut scratch);
+            results.found.samples.push(drawn);
+        }
         Ok(())
     }
 
@@ -353,9 +370,9 @@ impl Device for ReferenceDevice {
         &self,
         _stream: &(),
         _batch: &RaggedBatch,
-        results: &mut Results,
+        results: &mut ReferenceResults,
     ) -> Result<Results, DeviceError> {
-        Ok(std::mem::take(results))
+        Ok(std::mem::take(&mut results.found))
     }
 
     fn read(

@@ -50,6 +50,9 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// `y[t, n] = W[n, :] · x[t, :]`, `[T, N]`.
 pub(super) fn matmul(threads: usize, w: &ReferenceMatrix, x: &[f32]) -> Vec<f64> {
     let rows = x.len() / w.cols;
+    if rows == 0 {
+        return Vec::new();
+    }
     // Rows of weights outside, so that each is read once; the result is then turned around.
     let mut turned = vec![0.0; w.rows * rows];
     for_each_row(threads, &mut turned, rows, |n, out| {
