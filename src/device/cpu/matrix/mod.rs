@@ -1,84 +1,126 @@
-//! SIGNATURES ONLY (first commit of the branch, so that callers can be written against them).
+//! Matrix products on the blocks of the file: decode, scoring and prefill through one kernel body.
 //!
-//! `simd` is the lane level (`SimdLevel::from_env()?`), `threads` the pool (`Threads::from_env()?`).
-//! All `[T, N]` buffers are row-major f32.
+//! Weights stay in their GGUF block type, sixteen rows interleaved ([`layout`]). Activations are
+//! prepared once for all matrices that read them ([`Activations`]): as f32 for plain weights, as
+//! int8 blocks of 32 for quantised ones. A kernel unpacks a weight block once and applies it to all
+//! rows of a tile ([`integer`], [`float`]).
+//!
+//! Invariant (row invariance): every lane of a panel is one output feature, and its sum over the
+//! blocks is one chain in column order. Nothing else enters, so a result does not depend on the
+//! other rows, the tiles or the threads. Read next: [`layout`], then [`integer`].
 
-use crate::device::cpu::{simd::SimdLevel, threads::Threads};
+mod activations;
+mod float;
+mod formats;
+mod head;
+mod integer;
+mod layout;
+mod multiply;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use activations::{Activations, Need};
+pub use head::{HeadScan, RowSummary};
+pub use multiply::{
+    Product, multiply, multiply_add, multiply_each, multiply_gate_up, multiply_rows_subset,
+};
+
+use crate::device::blocks::dequantize_row;
 use crate::device::{BlockType, MatrixView};
 use crate::error::DeviceError;
+use layout::{Layout, PANEL};
+use storage::Storage;
 
-/// A packed weight matrix, `[rows, cols]`.
-pub struct Matrix {}
+/// A weight matrix `[rows, cols]` in panels of sixteen interleaved rows.
+#[derive(Debug)]
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    layout: Layout,
+    storage: Storage,
+}
 
 impl Matrix {
-    pub fn pack(view: MatrixView<'_>) -> Result<Self, DeviceError> { unimplemented!() }
-    pub fn rows(&self) -> usize { unimplemented!() }
-    pub fn cols(&self) -> usize { unimplemented!() }
-    pub fn kind(&self) -> BlockType { unimplemented!() }
-    pub fn bytes(&self) -> usize { unimplemented!() }
-    /// Which form of the activations this matrix reads; combine with `|`.
-    pub fn need(&self) -> Need { unimplemented!() }
-    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) { unimplemented!() }
-}
+    /// Interleaves the rows of `view`. The last panel is filled up with rows of zeros, and rows of
+    /// plain types with zeros to a multiple of 32; otherwise the bytes are the file's.
+    ///
+    /// # Errors
+    /// If the matrix is empty, its rows are not whole blocks, `bytes` has another size than the
+    /// shape demands, or there is not enough memory.
+    pub fn pack(view: MatrixView<'_>) -> Result<Self, DeviceError> {
+        let MatrixView { name, rows, cols, kind, bytes } = view;
+        let failed = |what: String| DeviceError::Failed(format!("matrix {name}: {what}"));
+        let row_bytes = match kind.row_bytes(cols) {
+            Some(row_bytes) if rows > 0 && cols > 0 => row_bytes,
+            _ => return Err(failed(format!("{rows} rows of {cols} columns do not fit {kind}"))),
+        };
+        if row_bytes.checked_mul(rows) != Some(bytes.len()) {
+            return Err(failed(format!(
+                "expected {rows} rows of {row_bytes} bytes for {kind}, got {} bytes",
+                bytes.len()
+            )));
+        }
+        let layout = Layout::new(kind, cols);
+        let size = layout.panel_bytes().checked_mul(rows.div_ceil(PANEL));
+        let size = size.ok_or_else(|| failed("larger than the address space".into()))?;
+        let mut storage = Storage::zeroed(size, name)?;
+        layout.interleave(bytes, row_bytes, storage.as_mut_slice());
+        Ok(Self { rows, cols, layout, storage })
+    }
 
-/// Forms of activations that are wanted.
-#[derive(Clone, Copy)]
-pub struct Need(u8);
-impl std::ops::BitOr for Need { type Output = Self; fn bitor(self, o: Self) -> Self { Self(self.0 | o.0) } }
+    /// Out features, `N`.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
 
-/// Prepared input rows, reusable without allocating once grown.
-#[derive(Default)]
-pub struct Activations {}
+    /// In features, `K`.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
 
-impl Activations {
-    pub fn new() -> Self { Self::default() }
-    /// Copies `x: [rows, cols]` and builds the forms in `need`.
-    pub fn prepare(&mut self, threads: &Threads, simd: SimdLevel, x: &[f32], rows: usize, cols: usize, need: Need) { unimplemented!() }
-    /// As `prepare`, with row `t` written by `fill(t, &mut row)` on a worker: fuse the RMS norm here.
-    pub fn prepare_with(&mut self, threads: &Threads, simd: SimdLevel, rows: usize, cols: usize, need: Need, fill: &(dyn Fn(usize, &mut [f32]) + Sync)) { unimplemented!() }
-    pub fn rows(&self) -> usize { unimplemented!() }
-    pub fn cols(&self) -> usize { unimplemented!() }
-    /// Row `t` as it was filled, `[cols]`.
-    pub fn row(&self, t: usize) -> &[f32] { unimplemented!() }
-}
+    /// The block type, that of the file.
+    #[must_use]
+    pub fn kind(&self) -> BlockType {
+        self.layout.kind()
+    }
 
-/// One product of `multiply_each`: `out[t, n] (+)= W[n, :] · x[t, :] + bias[n]`.
-pub struct Product<'a> {
-    pub matrix: &'a Matrix,
-    pub bias: Option<&'a [f32]>,
-    /// Adds to `out` instead of overwriting it.
-    pub add: bool,
-    /// `[T, N]`.
-    pub out: &'a mut [f32],
-}
+    /// Bytes of memory; a product reads each once.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.storage.as_slice().len()
+    }
 
-/// Several matrices over the same rows in one go (q, k, v: one dispatch).
-pub fn multiply_each(threads: &Threads, simd: SimdLevel, x: &Activations, products: &mut [Product<'_>]) { unimplemented!() }
-pub fn multiply(threads: &Threads, simd: SimdLevel, w: &Matrix, bias: Option<&[f32]>, x: &Activations, out: &mut [f32]) { unimplemented!() }
-pub fn multiply_add(threads: &Threads, simd: SimdLevel, w: &Matrix, bias: Option<&[f32]>, x: &Activations, out: &mut [f32]) { unimplemented!() }
-/// `out[t, f] = silu(gate x) * (up x)`, `[T, F]`.
-pub fn multiply_gate_up(threads: &Threads, simd: SimdLevel, gate: &Matrix, up: &Matrix, x: &Activations, out: &mut [f32]) { unimplemented!() }
-/// `out[i] = W[rows[i], :] · x[x_row, :]`, the same bits as the full product.
-pub fn multiply_rows_subset(threads: &Threads, simd: SimdLevel, w: &Matrix, rows: &[usize], x: &Activations, x_row: usize, out: &mut [f32]) { unimplemented!() }
+    /// The form of activations a product with this matrix reads.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        if self.kind().is_plain() { Need::FLOAT } else { Need::INT8 }
+    }
 
-/// What a streaming head found in one row of logits.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RowSummary {
-    /// Index of the largest logit, ties to the lower one.
-    pub id: usize,
-    pub logit: f32,
-    /// `ln Σ exp(logit)`; 0 unless asked for.
-    pub log_sum_exp: f32,
-    /// The logit of this row's target; 0 without one.
-    pub target_logit: f32,
-    /// No NaN and no infinity among the logits.
-    pub finite: bool,
-}
+    /// Decodes row `row` into `out: [cols]`, exactly as [`dequantize_row`] decodes it in the file.
+    ///
+    /// # Panics
+    /// If `row` or the length of `out` is not one of this matrix.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "columns of the row");
+        let kind = self.kind();
+        self.layout.each_block(self.panel(row / PANEL), row % PANEL, |at, block| {
+            // Plain types come in runs of 32, of which the last may be padding.
+            let values = &mut out[at..self.cols.min(at + self.layout.cell_cols())];
+            let bytes = kind.row_bytes(values.len()).expect("whole blocks");
+            dequantize_row(kind, &block[..bytes], values);
+        });
+    }
 
-/// Streams a head over all rows of `x` without storing rows of logits; keeps its scratch.
-#[derive(Default)]
-pub struct HeadScan {}
-impl HeadScan {
-    /// One summary per row of `x`. `targets` is empty or has one entry per row.
-    pub fn scan(&mut self, threads: &Threads, simd: SimdLevel, w: &Matrix, x: &Activations, log_sum_exp: bool, targets: &[Option<usize>]) -> &[RowSummary] { unimplemented!() }
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    fn panel(&self, panel: usize) -> &[u8] {
+        let bytes = self.layout.panel_bytes();
+        &self.storage.as_slice()[panel * bytes..][..bytes]
+    }
 }
