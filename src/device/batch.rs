@@ -146,13 +146,15 @@ impl RaggedBatch {
         self.heads.iter().filter(|h| h.kind == HeadKind::Full).count()
     }
 
-    /// Page and slot of token `index` of `span`.
+    /// Page and slot of token `index` of `span`; `page_tokens` is a power of two.
     ///
     /// # Panics
     /// If the span's pages do not reach that far.
     #[must_use]
     pub fn place(&self, span: &Span, index: usize, page_tokens: usize) -> (PageId, usize) {
-        (self.pages[span.pages.clone()][index / page_tokens], index % page_tokens)
+        debug_assert!(page_tokens.is_power_of_two(), "{page_tokens} tokens per page");
+        let page = index >> page_tokens.trailing_zeros();
+        (self.pages[span.pages.clone()][page], index & (page_tokens - 1))
     }
 
     /// Page and slot of the `j`-th key that row `i` of `group` sees, `j < group.visible(i)`.
