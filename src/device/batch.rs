@@ -8,8 +8,7 @@
 //! Invariant: logical key index = `prefix` keys first, then `own` keys; attention sums in this order.
 
 use crate::ids::{PageId, TokenId};
-use crate::sample::philox::Key;
-use crate::sample::{History, SamplingParams};
+use crate::sample::{History, Key, SamplingParams};
 use std::ops::Range;
 
 /// A page table inside [`RaggedBatch::pages`] and how many tokens of it are filled.
@@ -76,8 +75,18 @@ pub struct SampleRow {
     pub params: SamplingParams,
     /// The random stream.
     pub key: Key,
-    /// Tokens the penalties look at.
-    pub history: History,
+    /// Tokens of the prompt; empty unless a penalty looks at them.
+    pub prompt: Vec<TokenId>,
+    /// Tokens after the prompt; empty unless a penalty looks at them.
+    pub generated: Vec<TokenId>,
+}
+
+impl SampleRow {
+    /// The tokens the penalties look at.
+    #[must_use]
+    pub fn history(&self) -> History<'_> {
+        History { prompt: &self.prompt, generated: &self.generated }
+    }
 }
 
 /// One forward pass for one model.
