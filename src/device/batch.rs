@@ -102,14 +102,14 @@ pub struct SampleRow {
     pub params: SamplingParams,
     /// The random stream.
     pub key: Key,
-    /// The rendered prompt, for the repetition penalty; may be empty where no penalty is set.
+    /// Tokens of the prompt; empty unless a penalty looks at them.
     pub prompt: Vec<TokenId>,
-    /// Everything after the prompt, for all penalties; may be empty where no penalty is set.
+    /// Tokens after the prompt; empty unless a penalty looks at them.
     pub generated: Vec<TokenId>,
 }
 
 impl SampleRow {
-    /// Tokens the penalties look at.
+    /// The tokens the penalties look at.
     #[must_use]
     pub fn history(&self) -> History<'_> {
         History { prompt: &self.prompt, generated: &self.generated }

@@ -53,6 +53,25 @@ pub struct SamplingOverrides {
     pub seed: Option<u64>,
 }
 
+impl SamplingOverrides {
+    /// What this layer states, else what the layer below states.
+    #[must_use]
+    pub fn or(&self, below: &Self) -> Self {
+        let (a, b) = (self, below);
+        Self {
+            temperature: a.temperature.or(b.temperature),
+            top_k: a.top_k.or(b.top_k),
+            top_p: a.top_p.or(b.top_p),
+            min_p: a.min_p.or(b.min_p),
+            repetition_penalty: a.repetition_penalty.or(b.repetition_penalty),
+            presence_penalty: a.presence_penalty.or(b.presence_penalty),
+            frequency_penalty: a.frequency_penalty.or(b.frequency_penalty),
+            logit_bias: a.logit_bias.as_ref().or(b.logit_bias.as_ref()).cloned(),
+            seed: a.seed.or(b.seed),
+        }
+    }
+}
+
 impl Default for SamplingParams {
     fn default() -> Self {
         Self::greedy()
@@ -84,26 +103,17 @@ impl SamplingParams {
     #[must_use]
     pub fn with_defaults(request: &SamplingOverrides, model: &SamplingOverrides) -> Self {
         let off = Self::greedy();
-        let bias = request.logit_bias.as_ref().or(model.logit_bias.as_ref());
+        let stated = request.or(model);
         Self {
-            temperature: request.temperature.or(model.temperature).unwrap_or(config::TEMPERATURE),
-            top_k: request.top_k.or(model.top_k).unwrap_or(off.top_k),
-            top_p: request.top_p.or(model.top_p).unwrap_or(config::TOP_P),
-            min_p: request.min_p.or(model.min_p).unwrap_or(off.min_p),
-            repetition_penalty: request
-                .repetition_penalty
-                .or(model.repetition_penalty)
-                .unwrap_or(off.repetition_penalty),
-            presence_penalty: request
-                .presence_penalty
-                .or(model.presence_penalty)
-                .unwrap_or(off.presence_penalty),
-            frequency_penalty: request
-                .frequency_penalty
-                .or(model.frequency_penalty)
-                .unwrap_or(off.frequency_penalty),
-            logit_bias: bias.cloned().unwrap_or_default(),
-            seed: request.seed.or(model.seed).unwrap_or(off.seed),
+            temperature: stated.temperature.unwrap_or(config::TEMPERATURE),
+            top_k: stated.top_k.unwrap_or(off.top_k),
+            top_p: stated.top_p.unwrap_or(config::TOP_P),
+            min_p: stated.min_p.unwrap_or(off.min_p),
+            repetition_penalty: stated.repetition_penalty.unwrap_or(off.repetition_penalty),
+            presence_penalty: stated.presence_penalty.unwrap_or(off.presence_penalty),
+            frequency_penalty: stated.frequency_penalty.unwrap_or(off.frequency_penalty),
+            logit_bias: stated.logit_bias.unwrap_or_default(),
+            seed: stated.seed.unwrap_or(off.seed),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::harness::{BatchBuilder, Buffers, Model, POISON, Spec, Table, tokens};
 use crate::{cpu, levels};
 use forerun::device::cpu::CpuDevice;
-use forerun::device::{BlockType, HeadKind, KvType, Mask, PageCopy};
+use forerun::device::{BlockType, Device, HeadKind, KvType, Mask, PageCopy};
 use forerun::ids::{PageId, TokenId};
 
 const ROWS: usize = 400;

@@ -80,7 +80,7 @@ impl Layout {
         thread::scope(|scope| {
             let sources = rows.chunks(per_thread * PANEL * row_bytes);
             for (rows, panels) in sources.zip(panels.chunks_mut(per_thread * panel_bytes)) {
-                let fill = move || {
+                let mut fill = move || {
                     let sources = rows.chunks(PANEL * row_bytes);
                     for (rows, panel) in sources.zip(panels.chunks_exact_mut(panel_bytes)) {
                         self.interleave_panel(rows, row_bytes, panel);
