@@ -344,7 +344,8 @@ mod tests {
     fn rows_of_another_window_are_refused() {
         let p = distribution(&base(0));
         let uniforms = ChainUniforms::from_key(&key(0), 1);
-        let _ = accept_chain(&[TokenId(0)], std::slice::from_ref(&p), &[p.clone()], &uniforms);
+        let one = std::slice::from_ref(&p);
+        let _ = accept_chain(&[TokenId(0)], one, one, &uniforms);
     }
 
     proptest! {
