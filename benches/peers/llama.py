@@ -81,6 +81,7 @@ class Session:
         if not self.handle:
             raise RuntimeError(f"llama.cpp cannot open a context of {context_len} tokens")
         self.batch_max = llama_cpp.llama_n_batch(self.handle)
+        self.length = 0
 
     def decode(self, ids):
         """Append `ids` to the sequence and wait until they are computed."""
@@ -93,6 +94,7 @@ class Session:
             if status != 0:
                 raise RuntimeError(f"llama_decode of {len(part)} tokens returned {status}")
         llama_cpp.llama_synchronize(self.handle)
+        self.length += len(ids)
 
     def logits(self):
         """Logits `[V]` after the last decoded token, copied."""
@@ -104,3 +106,4 @@ class Session:
         memory = llama_cpp.llama_get_memory(self.handle)
         if not llama_cpp.llama_memory_seq_rm(memory, 0, length, -1):
             raise RuntimeError(f"llama.cpp cannot truncate to {length} tokens")
+        self.length = length

@@ -75,9 +75,9 @@ class LlamaCpp:
         }
 
     def _rate(self, session, row):
-        session.truncate(0)
-        if row.depth:
-            session.decode(self.ids[: row.depth])
+        # Whatever a session holds is a prefix of `ids`, so only the missing depth is computed.
+        session.truncate(min(session.length, row.depth))
+        session.decode(self.ids[session.length : row.depth])
         timed = self.ids[row.depth : row.depth + row.token_count()]
         steps = [timed] if row.prompt_len else [[token] for token in timed]
         begin = time.perf_counter()
