@@ -152,16 +152,16 @@ fn open_model(source: &ModelSource) -> Result<Checkpoint, LoadError> {
 fn model_text(checkpoint: &Checkpoint, source: &ModelSource) -> Result<ModelText, LoadError> {
     let at = |source_error| LoadError::Text { file: source.to_string(), source: source_error };
     let tokenizer = match checkpoint.tokenizer_source()? {
-        TokenizerSource::Json(bytes) => Tokenizer::from_json(&bytes),
+        TokenizerSource::Json(bytes) => Tokenizer::from_json(bytes),
         TokenizerSource::Gguf(vocab) => Tokenizer::from_gguf(&vocab),
     }
     .map_err(at)?;
     let template = checkpoint
         .chat_template()
-        .map(|text| ChatTemplate::new(&text, checkpoint.special_text()))
+        .map(|text| ChatTemplate::new(&text, checkpoint.special_text().clone()))
         .transpose()
         .map_err(at)?;
-    let end_of_turn = checkpoint.eos_ids().iter().copied().map(TokenId).collect();
+    let end_of_turn = checkpoint.eos_ids().into_iter().map(TokenId).collect();
     let roles = SpecialRoles::with_tags(&tokenizer, end_of_turn);
     let defaults = checkpoint.generation_defaults().clone();
     Ok(ModelText { tokenizer, template, roles, defaults })
@@ -170,7 +170,7 @@ fn model_text(checkpoint: &Checkpoint, source: &ModelSource) -> Result<ModelText
 /// The context both models run with.
 fn context(options: &EngineOptions, opened: &Opened) -> Result<u32, EngineError> {
     let trained = opened.checkpoints.iter().flatten().map(|c| c.architecture().context).min();
-    let trained = trained.expect("an engine always has a base") as u32;
+    let trained = trained.expect("an engine always has a base");
     match options.max_model_len {
         Some(asked) if asked == 0 || asked > trained => Err(EngineError::Invalid {
             field: "max-model-len",

@@ -4,7 +4,8 @@
 //! Read next: [`super::forward`].
 
 use super::architecture::Architecture;
-use super::checkpoint::{Checkpoint, TensorName, TensorView};
+use super::checkpoint::Checkpoint;
+use super::tensors::{TensorName, TensorView};
 use crate::device::{Device, GateUpWeights, HeadWeights, Linear, MatrixView, QkvWeights, blocks};
 use crate::error::{DeviceError, LoadError};
 
