@@ -136,6 +136,16 @@ pub enum KvError {
         /// What one request of that length needs for both models.
         needed_bytes: u64,
     },
+    /// The models give no page layout.
+    #[error("{what}: expected {expected}, got {got}")]
+    Layout {
+        /// What is wrong.
+        what: String,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
 }
 
 /// A request the engine refuses or ends with an error.
@@ -164,7 +174,9 @@ pub enum RequestError {
         reason: String,
     },
     /// A model emitted a special token its partner has no counterpart for.
-    #[error("the {role} model emitted special token {id} ({text}), which its partner does not have")]
+    #[error(
+        "the {role} model emitted special token {id} ({text}), which its partner does not have"
+    )]
     UnmappedToken {
         /// Who emitted it.
         role: crate::ids::Role,

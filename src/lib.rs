@@ -1,10 +1,10 @@
-//! Placeholder crate docs.
+#![doc = include_str!("ARCHITECTURE.md")]
+
 pub mod config;
 pub mod error;
 pub mod ids;
-pub mod telemetry;
-
 pub mod sample;
+pub mod telemetry;
 
 pub mod device;
 pub mod text;
@@ -21,6 +21,7 @@ pub mod engine;
 #[cfg(feature = "cli")]
 pub mod bench;
 #[cfg(feature = "cli")]
-pub mod cli;
-#[cfg(feature = "cli")]
 pub mod eval;
+
+#[cfg(feature = "cli")]
+pub mod cli;

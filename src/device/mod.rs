@@ -1,1 +1,366 @@
-//! device.
+//! Devices: memory, streams and about ten coarse operations, the same for every device.
+//!
+//! [`Device`] is cut so that a GPU runs a layer in about six launches and a CPU keeps activations
+//! in cache. Every operation is *enqueued* on a [`Device::Stream`]; the host sees a value only at
+//! the three read-back points [`Device::collect`], [`Device::read`] and
+//! [`Device::first_non_finite`]. Nothing above this floor holds a raw pointer.
+//!
+//! Invariant (row invariance): what an operation computes for one row depends on that row's inputs
+//! only, never on which other rows share the pass or how a prompt was cut into chunks.
+//!
+//! Letters used for shapes here and everywhere: `T` rows of the pass, `H` query heads, `G` KV heads,
+//! `D` head dim, `C` hidden, `F` feed-forward, `V` vocabulary, `P` tokens per page, `L` layers.
+//! Read next: [`batch`], then [`reference`] for what each operation means, line by line.
+
+pub mod batch;
+pub mod blocks;
+pub mod cpu;
+pub mod reference;
+
+use crate::error::DeviceError;
+pub use batch::{
+    HeadKind, HeadResult, HeadRow, Mask, RaggedBatch, Results, RowGroup, SampleRow, Span,
+};
+pub use blocks::BlockType;
+
+/// What a buffer holds; the device chooses how wide an activation and a KV element are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// Hidden states, queries, attention outputs: bf16 on a GPU, f32 on the CPU.
+    Activation,
+    /// Full rows of logits; f32 everywhere.
+    Logit,
+    /// The KV pool; the count is in bytes.
+    KvByte,
+}
+
+/// The storage type of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// Two bytes, the default.
+    #[default]
+    Bf16,
+    /// Four bytes: the reference path.
+    F32,
+}
+
+impl KvType {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// A weight matrix as it lies in a file: `[rows, cols]` = `[out features, in features]`, row-major,
+/// each row a whole number of blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct MatrixView<'a> {
+    /// Name used in errors.
+    pub name: &'a str,
+    /// Out features.
+    pub rows: usize,
+    /// In features.
+    pub cols: usize,
+    /// Block type of every row.
+    pub kind: BlockType,
+    /// `rows * kind.row_bytes(cols)` bytes.
+    pub bytes: &'a [u8],
+}
+
+/// A matrix and its optional bias: `y = W x + b`.
+pub struct Linear<D: Device + ?Sized> {
+    /// `[N, K]`.
+    pub matrix: D::Matrix,
+    /// `[N]`.
+    pub bias: Option<D::Vector>,
+}
+
+/// Weights of the first half of a layer.
+pub struct QkvWeights<D: Device + ?Sized> {
+    /// RMS norm weight, `[C]`.
+    pub norm: D::Vector,
+    /// `[H*D, C]`.
+    pub q: Linear<D>,
+    /// `[G*D, C]`.
+    pub k: Linear<D>,
+    /// `[G*D, C]`.
+    pub v: Linear<D>,
+    /// Per-head RMS norm of the queries, `[D]` (Qwen3).
+    pub q_norm: Option<D::Vector>,
+    /// Per-head RMS norm of the keys, `[D]` (Qwen3).
+    pub k_norm: Option<D::Vector>,
+}
+
+/// Weights of the gated feed-forward's first half.
+pub struct GateUpWeights<D: Device + ?Sized> {
+    /// RMS norm weight, `[C]`.
+    pub norm: D::Vector,
+    /// `[F, C]`.
+    pub gate: D::Matrix,
+    /// `[F, C]`.
+    pub up: D::Matrix,
+}
+
+/// Weights after the last layer.
+pub struct HeadWeights<'a, D: Device + ?Sized> {
+    /// RMS norm weight, `[C]`.
+    pub norm: &'a D::Vector,
+    /// `[V, C]`; the embedding itself where the head is tied.
+    pub matrix: &'a D::Matrix,
+}
+
+/// Sizes an operation needs beyond its weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    /// `C`.
+    pub hidden: usize,
+    /// `H`.
+    pub heads: usize,
+    /// `G`; divides `H`.
+    pub kv_heads: usize,
+    /// `D`; even.
+    pub head_dim: usize,
+    /// `F`.
+    pub ffn: usize,
+    /// Epsilon of every RMS norm.
+    pub rms_eps: f32,
+    /// `L`.
+    pub layers: usize,
+    /// `P` of this model in the shared pool; a power of two.
+    pub page_tokens: usize,
+    /// Bytes of one page of the shared pool.
+    pub page_bytes: usize,
+}
+
+impl Shape {
+    /// Elements from the start of a page to the `[P, D]` plane of `layer`, keys (`which` = 0) or
+    /// values (1), `kv_head`: a page is `[L][K|V][G][P][D]`.
+    #[must_use]
+    pub fn plane(&self, layer: usize, which: usize, kv_head: usize) -> usize {
+        ((layer * 2 + which) * self.kv_heads + kv_head) * self.page_tokens * self.head_dim
+    }
+}
+
+/// Copies the first `tokens` rows of every plane of page `from` to page `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageCopy {
+    /// Source.
+    pub from: crate::ids::PageId,
+    /// Destination.
+    pub to: crate::ids::PageId,
+    /// Rows, at most `P`.
+    pub tokens: usize,
+}
+
+/// What `forerun devices` prints.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    /// `cpu`, `cuda`, `reference`.
+    pub kind: &'static str,
+    /// Model name of the processor and the instruction set in use.
+    pub name: String,
+    /// Threads or SMs.
+    pub units: usize,
+    /// Bytes of memory that may be taken at start-up.
+    pub memory_bytes: u64,
+}
+
+/// A device. Operations take what they read by reference and what they write by `&mut`, so the
+/// compiler sees exclusive use at enqueue time; the stream orders the rest.
+///
+/// # Panics
+/// Sizes that contradict each other are bugs of the caller and panic; user input never reaches
+/// here unchecked.
+pub trait Device: Send + Sync + 'static {
+    /// Writable device memory: activations, logits, the KV pool.
+    type Buffer: Send;
+    /// A packed weight matrix.
+    type Matrix: Send + Sync;
+    /// A small f32 vector: norm weights, biases, rotary tables.
+    type Vector: Send + Sync;
+    /// An ordered queue of work; one per model.
+    type Stream: Send;
+    /// A staged [`RaggedBatch`]: uploaded once, read by every operation of the pass.
+    type Batch: Send;
+    /// Where heads and samplers leave what [`Device::collect`] brings back.
+    type Results: Send;
+
+    /// Describes the device.
+    fn info(&self) -> DeviceInfo;
+    /// How keys and values are stored.
+    fn kv_type(&self) -> KvType;
+
+    /// Takes memory. Only before [`Device::seal`].
+    ///
+    /// # Errors
+    /// When there is not enough memory, or after the seal.
+    fn buffer(
+        &self,
+        count: usize,
+        element: Element,
+        what: &str,
+    ) -> Result<Self::Buffer, DeviceError>;
+    /// Packs a matrix into the device's own layout.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    fn matrix(&self, view: MatrixView<'_>) -> Result<Self::Matrix, DeviceError>;
+    /// Uploads a vector.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector, DeviceError>;
+    /// Room for the results of one pass.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    fn results(&self) -> Result<Self::Results, DeviceError>;
+    /// A new stream.
+    ///
+    /// # Errors
+    /// When the device cannot give one.
+    fn stream(&self, name: &str) -> Result<Self::Stream, DeviceError>;
+    /// Ends start-up: every later allocation is an error.
+    fn seal(&self);
+
+    /// Uploads a batch. `batch` has been validated by [`RaggedBatch::validate`].
+    ///
+    /// # Errors
+    /// On a device failure.
+    fn stage(&self, stream: &Self::Stream, batch: RaggedBatch) -> Result<Self::Batch, DeviceError>;
+
+    /// `hidden[t, :] = table[tokens[t], :]`; `hidden` is `[T, C]`.
+    ///
+    /// # Errors
+    /// On a device failure; the same holds for every operation below.
+    fn embed(
+        &self,
+        stream: &Self::Stream,
+        table: &Self::Matrix,
+        batch: &Self::Batch,
+        hidden: &mut Self::Buffer,
+    ) -> Result<(), DeviceError>;
+
+    /// Norm, Q, K, V, bias, per-head norm, rotary embedding, append.
+    ///
+    /// `x = rms_norm(hidden)`; `q = rope(norm(Wq x + bq))` goes to `q: [T, H, D]`; keys and values
+    /// go to each row's slot in `pool`, rounded to the pool's type. `rope` is
+    /// `[positions][cos: D/2, sin: D/2]`; pairs are `(i, i + D/2)`.
+    #[expect(clippy::too_many_arguments, reason = "one fused operation, every operand named")]
+    fn qkv(
+        &self,
+        stream: &Self::Stream,
+        shape: &Shape,
+        layer: usize,
+        weights: &QkvWeights<Self>,
+        rope: &Self::Vector,
+        batch: &Self::Batch,
+        hidden: &Self::Buffer,
+        q: &mut Self::Buffer,
+        pool: &mut Self::Buffer,
+    ) -> Result<(), DeviceError>;
+
+    /// `out[t, h, :] = softmax(q[t, h, :] · K / sqrt(D)) V` over the keys row `t` may see
+    /// ([`RaggedBatch::key`]), head `h` reading KV head `h / (H / G)`. `out` is `[T, H, D]`. Slots
+    /// no row sees may hold anything, NaN included.
+    #[expect(clippy::too_many_arguments, reason = "one fused operation, every operand named")]
+    fn attention(
+        &self,
+        stream: &Self::Stream,
+        shape: &Shape,
+        layer: usize,
+        batch: &Self::Batch,
+        q: &Self::Buffer,
+        pool: &Self::Buffer,
+        out: &mut Self::Buffer,
+    ) -> Result<(), DeviceError>;
+
+    /// `hidden[t, :] += W x[t, :] + b`: the output projection of attention and the down projection.
+    fn project(
+        &self,
+        stream: &Self::Stream,
+        weights: &Linear<Self>,
+        batch: &Self::Batch,
+        x: &Self::Buffer,
+        hidden: &mut Self::Buffer,
+    ) -> Result<(), DeviceError>;
+
+    /// `x = rms_norm(hidden)`; `act[t, :] = silu(gate x) * (up x)`; `act` is `[T, F]`.
+    fn gate_up(
+        &self,
+        stream: &Self::Stream,
+        shape: &Shape,
+        weights: &GateUpWeights<Self>,
+        batch: &Self::Batch,
+        hidden: &Self::Buffer,
+        act: &mut Self::Buffer,
+    ) -> Result<(), DeviceError>;
+
+    /// Final norm and head for the rows in [`RaggedBatch::heads`] only. `Argmax`, `Labels` and
+    /// `LogProb` never store a row of logits; the `i`-th `Full` head fills row `i` of
+    /// `logits: [rows, V]`.
+    #[expect(clippy::too_many_arguments, reason = "one fused operation, every operand named")]
+    fn head(
+        &self,
+        stream: &Self::Stream,
+        shape: &Shape,
+        weights: &HeadWeights<'_, Self>,
+        batch: &Self::Batch,
+        hidden: &Self::Buffer,
+        logits: &mut Self::Buffer,
+        results: &mut Self::Results,
+    ) -> Result<(), DeviceError>;
+
+    /// Draws a token for every [`SampleRow`] from its row of `logits`, by the rules of
+    /// [`crate::sample`].
+    fn sample(
+        &self,
+        stream: &Self::Stream,
+        batch: &Self::Batch,
+        logits: &Self::Buffer,
+        results: &mut Self::Results,
+    ) -> Result<(), DeviceError>;
+
+    /// Copies rows of pages inside the pool, for copy-on-write. The copies have no order among
+    /// themselves: a destination is no other copy's source or destination.
+    fn copy_pages(
+        &self,
+        stream: &Self::Stream,
+        shape: &Shape,
+        copies: &[PageCopy],
+        pool: &mut Self::Buffer,
+    ) -> Result<(), DeviceError>;
+
+    /// Read-back point: waits for `stream` and returns what heads and samplers left, in the order
+    /// of [`RaggedBatch::heads`] and [`RaggedBatch::samples`].
+    fn collect(
+        &self,
+        stream: &Self::Stream,
+        batch: &Self::Batch,
+        results: &mut Self::Results,
+    ) -> Result<Results, DeviceError>;
+
+    /// Read-back point for tests and traces: `count` elements from `start`, as f32 (an
+    /// [`Element::KvByte`] buffer counts in KV elements).
+    fn read(
+        &self,
+        stream: &Self::Stream,
+        buffer: &Self::Buffer,
+        start: usize,
+        count: usize,
+    ) -> Result<Vec<f32>, DeviceError>;
+
+    /// Read-back point of the error path: the first of `rows` rows of `buffer` (`[rows, width]`)
+    /// that holds a NaN or an infinity.
+    fn first_non_finite(
+        &self,
+        stream: &Self::Stream,
+        buffer: &Self::Buffer,
+        rows: usize,
+        width: usize,
+    ) -> Result<Option<usize>, DeviceError>;
+}

@@ -1,1 +1,203 @@
-//! engine.
+//! The engine: two models, one pool, many requests.
+//!
+//! ```no_run
+//! use forerun::engine::{Engine, EngineOptions, Event, Pair, Request};
+//!
+//! let engine = Engine::start(EngineOptions::new(Pair::tiny()))?;
+//! for event in engine.submit(Request::ask("Tom has 3 apples and buys 4 more. How many?"))? {
+//!     match event {
+//!         Event::Tokens { text, .. } => print!("{text}"),
+//!         Event::Finished(reply) => println!("\nanswer: {:?}", reply.answer),
+//!         Event::Failed(error) => return Err(error.into()),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Engine::start`] loads the pair, prints its memory plan and refuses what cannot fit; after it
+//! the device allocates nothing. Dropping [`Events`] cancels the request. Read next: [`request`] for
+//! what goes in and out, `runner.rs` for the loop.
+
+mod assemble;
+mod judge;
+mod live;
+mod memory;
+mod pair;
+mod prepare;
+mod reply;
+mod request;
+mod runner;
+mod start;
+mod tail_text;
+
+pub use judge::JudgeText;
+pub use memory::MemoryPlan;
+pub use pair::{
+    CATALOGUE, CatalogueEntry, ModelSource, Origin as ModelOrigin, Pair, PairSettings, Thinking,
+};
+pub use request::{
+    Event, PhaseCost, PolicyOptions, Reply, Request, Settings, StepReport, TokenCounts,
+};
+pub use start::{DeviceChoice, EngineOptions, LoadProgress};
+
+use crate::device::DeviceInfo;
+use crate::error::{EngineError, RequestError};
+use crate::ids::{RequestId, Role, TokenId};
+use live::Submission;
+use prepare::Prepared;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// A running engine. Cheap to share behind an [`Arc`]; dropping it ends the engine's thread after
+/// the requests in progress.
+pub struct Engine {
+    prepared: Arc<Prepared>,
+    inbox: Option<SyncSender<Submission>>,
+    next_id: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    device: DeviceInfo,
+    plan: MemoryPlan,
+}
+
+impl Engine {
+    /// Loads a pair and starts the engine's thread.
+    ///
+    /// # Errors
+    /// When a model cannot be loaded, the two do not fit together, a setting contradicts another,
+    /// or memory does not suffice. Nothing is left behind.
+    pub fn start(options: EngineOptions) -> Result<Self, EngineError> {
+        start::start(options)
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// When the request is invalid, does not fit the context, or the engine has stopped.
+    pub fn submit(&self, request: Request) -> Result<Events, RequestError> {
+        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let (events, receiver) = std::sync::mpsc::channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let submission = self.prepared.submission(request, id, events, cancelled.clone())?;
+        let inbox = self.inbox.as_ref().expect("present until drop");
+        inbox
+            .send(submission)
+            .map_err(|_| RequestError::EngineStopped("its thread has ended".into()))?;
+        Ok(Events { receiver, cancelled })
+    }
+
+    /// Runs a request to its end.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`], and whatever ends the request.
+    pub fn answer(&self, request: Request) -> Result<Reply, RequestError> {
+        self.submit(request)?.reply()
+    }
+
+    /// What is known about the prompt before it runs: a note when the pair is unlikely to know its
+    /// subject.
+    #[must_use]
+    pub fn domain_notice(&self, question: &str) -> Option<String> {
+        self.prepared.domain_notice(question)
+    }
+
+    /// The rendered prompt of a model, in its own numbering.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn render(&self, request: &Request, role: Role) -> Result<Vec<TokenId>, RequestError> {
+        self.prepared.render(request, role)
+    }
+
+    /// The text of generated ids.
+    #[must_use]
+    pub fn decode(&self, ids: &[TokenId]) -> String {
+        self.prepared.tokenizer().decode(ids)
+    }
+
+    /// The device in use.
+    #[must_use]
+    pub fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    /// How memory was divided at start-up.
+    #[must_use]
+    pub fn memory_plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// The pair's settings.
+    #[must_use]
+    pub fn pair(&self) -> &Pair {
+        &self.prepared.pair
+    }
+
+    /// The context of both models.
+    #[must_use]
+    pub fn max_model_len(&self) -> u32 {
+        self.prepared.max_model_len
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.inbox = None;
+        let thread = self.thread.lock().map(|mut t| t.take()).unwrap_or_default();
+        if let Some(thread) = thread {
+            // A panic on the engine's thread was already reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The events of one request, in order. Dropping it cancels the request.
+pub struct Events {
+    receiver: Receiver<Event>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// Asks the engine to end the request; its last event still comes.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Cancels from elsewhere, such as a signal handler.
+    #[must_use]
+    pub fn canceller(&self) -> Arc<AtomicBool> {
+        self.cancelled.clone()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// Whatever ended the request.
+    pub fn reply(self) -> Result<Reply, RequestError> {
+        for event in self.receiver.iter() {
+            match event {
+                Event::Finished(reply) => return Ok(*reply),
+                Event::Failed(error) => return Err(error),
+                _ => {}
+            }
+        }
+        Err(RequestError::EngineStopped("its thread ended during the request".into()))
+    }
+}
+
+impl Iterator for Events {
+    type Item = Event;
+
+    /// The next event; `None` after the terminal one. An engine that died says so once.
+    fn next(&mut self) -> Option<Event> {
+        self.receiver.recv().ok()
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

@@ -1,1 +1,181 @@
-//! policy.
+//! What a request does next: state machines over a small set of commands.
+//!
+//! A [`Policy`] never touches a device, a clock or a string. It is given what its last command
+//! produced and answers with the next. Everything it may ask for is in [`command`]; everything it
+//! decides is told to the outside as a [`Note`].
+//!
+//! Invariant: from any sequence of outcomes a policy keeps its caps and ends, with exactly one
+//! [`Command::Finish`]. Read next: [`stepwise`], which is `base`, `draft` and `specreason` in one.
+
+pub mod command;
+pub mod stepwise;
+
+pub use command::{Command, Decode, FinishWhy, Outcome, Score, ScoreSpan, StopCause, Until, Want};
+pub use stepwise::{AnswerBy, Close, Judge, Reasoning, Stepwise, StepwiseSettings};
+
+use crate::ids::{BranchId, Role, TokenId};
+use serde::{Deserialize, Serialize};
+
+/// Who put a token into the tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Sampled from the draft.
+    Draft,
+    /// Sampled from the base.
+    Base,
+    /// Appended by a policy; not counted against budgets.
+    Injected,
+}
+
+impl From<Role> for Origin {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Draft => Self::Draft,
+            Role::Base => Self::Base,
+        }
+    }
+}
+
+/// What a policy may see of the generated tails, in the base's numbering.
+pub trait Tails {
+    /// The ids of `branch` after the prompt.
+    ///
+    /// # Panics
+    /// If the branch does not exist: policies only name branches they were given.
+    fn ids(&self, branch: BranchId) -> &[TokenId];
+}
+
+/// A decision worth showing. Ranges are tail indices.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Note {
+    /// A model starts to write step `index`.
+    StepBegan {
+        /// Step number, from 0.
+        index: u32,
+        /// Who writes.
+        writer: Role,
+    },
+    /// The base scored the drafted step.
+    StepScored {
+        /// Step number.
+        index: u32,
+        /// The read-out's value.
+        score: f32,
+        /// Whether it reached the threshold.
+        accepted: bool,
+        /// Tokens of the drafted step; dropped when it was rejected.
+        drafted: u32,
+        /// The base's log-probability of each drafted token, when asked for.
+        logprobs: Vec<f32>,
+    },
+    /// The step is part of the reply for good.
+    StepKept {
+        /// Step number.
+        index: u32,
+        /// First tail index.
+        start: u32,
+        /// Tail index after the last token.
+        end: u32,
+        /// Who wrote it.
+        writer: Role,
+    },
+    /// Thinking ended and the answer begins at this tail index.
+    AnswerBegan {
+        /// Tail index.
+        at: u32,
+        /// Who writes the answer.
+        writer: Role,
+        /// Why the thinking ended.
+        why: ThinkingEnd,
+    },
+}
+
+/// Why thinking ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThinkingEnd {
+    /// A model wrote the close marker.
+    Closed,
+    /// A model ended its turn inside its thinking; the marker was injected.
+    EndOfTurn,
+    /// The token budget was used up; the marker was injected.
+    Budget,
+    /// Two kept steps in a row were the same; the marker was injected.
+    Repeated,
+}
+
+/// A policy's answer: commands in order, and what was decided.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Executed in order; at most one in flight per branch and model.
+    pub commands: Vec<Command>,
+    /// For traces, streams and reports.
+    pub notes: Vec<Note>,
+}
+
+/// A request's state machine.
+pub trait Policy: Send {
+    /// Takes what a command produced and says what comes next. The first call brings
+    /// [`Outcome::Started`].
+    fn next(&mut self, tails: &dyn Tails, outcome: Outcome) -> Turn;
+}
+
+/// The policies a request can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyKind {
+    /// The base model alone.
+    Base,
+    /// The draft model alone.
+    Draft,
+    /// SpecReason: the draft writes, the base scores and rewrites.
+    #[default]
+    SpecReason,
+}
+
+impl PolicyKind {
+    /// Every policy, in the order reports print them.
+    pub const ALL: [Self; 3] = [Self::Base, Self::Draft, Self::SpecReason];
+
+    /// The name users type.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Draft => "draft",
+            Self::SpecReason => "specreason",
+        }
+    }
+
+    /// Whether this policy ever runs `role`.
+    #[must_use]
+    pub fn uses(self, role: Role) -> bool {
+        match self {
+            Self::Base => role == Role::Base,
+            Self::Draft => role == Role::Draft,
+            Self::SpecReason => true,
+        }
+    }
+}
+
+impl std::fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for PolicyKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|k| k.name() == name)
+            .ok_or_else(|| format!("unknown policy {name:?}; there are base, draft and specreason"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,376 @@
+//! From tasks to a ragged batch, and from its results back to outcomes.
+//!
+//! For every task: how many rows it still has to feed, the rows a grant turns into, and what their
+//! results mean. A decode feeds what its model has not seen and draws from the last row. A scoring
+//! feeds the same rows and then its suffix, which attends to the branch's table and writes to its
+//! own. Read next: [`super::runner`].
+
+use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary, release_task};
+use crate::device::{
+    HeadKind, HeadResult, HeadRow, Mask, PageCopy, RaggedBatch, Results, RowGroup, SampleRow, Span,
+};
+use crate::error::RequestError;
+use crate::ids::{BranchId, Role, TokenId};
+use crate::kv::{Pool, SeqId};
+use crate::policy::command::TokenStats;
+use crate::policy::{Outcome, ScoreSpan, StopCause};
+use crate::sample::{Key, Purpose, Sampled};
+use crate::schedule::Work;
+use crate::telemetry::Phase;
+use std::ops::Range;
+
+/// What one task put into a batch.
+pub(super) struct Slot {
+    /// Index into the live requests.
+    pub(super) live: usize,
+    pub(super) branch: BranchId,
+    /// Which task of that branch.
+    pub(super) serial: u64,
+    /// Rows of the batch.
+    pub(super) rows: usize,
+    /// Of these, rows of the prompt.
+    pub(super) prompt_rows: usize,
+    phase: Phase,
+    /// Log-probability heads.
+    logprobs: Range<usize>,
+    read: Read,
+}
+
+/// Which result finishes something.
+enum Read {
+    Nothing,
+    Argmax(usize),
+    Sample(usize),
+    Labels(usize),
+}
+
+impl Slot {
+    /// How the time of a pass counts: rows of the prompt apart from the rest.
+    pub(super) fn shares(&self) -> [(Phase, usize); 2] {
+        [(Phase::Prompt, self.prompt_rows), (self.phase, self.rows - self.prompt_rows)]
+    }
+}
+
+/// A batch under construction.
+#[derive(Default)]
+pub(super) struct Assembly {
+    pub(super) batch: RaggedBatch,
+    pub(super) copies: Vec<PageCopy>,
+    pub(super) slots: Vec<Slot>,
+}
+
+/// The first `prompt + tail` index a task has to feed, given what the model has seen, and the index
+/// after the last.
+fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> Range<usize> {
+    let (role, branch) = at;
+    let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
+    let seen = pool.len(seq);
+    match live.branches[&branch].tasks[role.index()].as_ref().expect("an active task") {
+        // The logits at the tip come from its last token, seen or not.
+        Task::Decode(_) => seen.min(total - 1)..total,
+        Task::Score(ScoreTask { score, logprobs, .. }) => match score.span {
+            ScoreSpan::LogProbs { from } if prompt + from as usize + logprobs.len() < total => {
+                seen.min(prompt + from as usize + logprobs.len() - 1)..total
+            }
+            _ => seen..total,
+        },
+        Task::Span { range, logprobs } => {
+            let first = prompt + range.start as usize + logprobs.len() - 1;
+            seen.min(first)..prompt + range.end as usize - 1
+        }
+    }
+}
+
+/// What the task in flight on `at` wants of the next pass.
+pub(super) fn wanted(
+    live: &mut Live,
+    pool: &mut Pool,
+    at: (Role, BranchId),
+) -> Option<Work> {
+    let (role, branch) = at;
+    live.branches.get(&branch)?.tasks[role.index()].as_ref()?;
+    let seq = live.sequence(pool, role, branch);
+    let feed = span_to_feed(live, pool, seq, at);
+    let mut work = Work { rows: feed.len(), full_rows: 0, arrival: live.id.0 };
+    match live.branches[&branch].tasks[role.index()].as_ref()? {
+        Task::Decode(task) => work.full_rows = usize::from(!is_plain_greedy(task)),
+        Task::Score(task) => work.rows += task.score.suffix.len() - pool.len(task.scratch),
+        Task::Span { .. } => {}
+    }
+    Some(work)
+}
+
+/// Whether the argmax alone decides, so that no row of logits need be stored.
+fn is_plain_greedy(task: &DecodeTask) -> bool {
+    let (p, until) = (&task.decode.sampling, &task.decode.until);
+    p.is_greedy()
+        && !p.edits_logits()
+        && !task.decode.want.any()
+        && until.entropy_above.is_none()
+        && until.entropy_below.is_none()
+}
+
+impl Assembly {
+    /// Adds `rows` rows of the task in flight on `at`.
+    pub(super) fn add(
+        &mut self,
+        index: usize,
+        live: &mut Live,
+        pool: &mut Pool,
+        vocabulary: &Vocabulary,
+        at: (Role, BranchId),
+        rows: usize,
+    ) -> Result<(), RequestError> {
+        let (role, branch) = at;
+        let seq = live.sequence(pool, role, branch);
+        let feed = span_to_feed(live, pool, seq, at);
+        let fed = feed.start..feed.start + rows.min(feed.len());
+        pool.truncate(seq, feed.start);
+        let first_row = self.batch.rows();
+        let tokens: Vec<TokenId> = fed
+            .clone()
+            .map(|i| live.token(vocabulary, role, branch, i))
+            .collect::<Result<_, _>>()?;
+        if !tokens.is_empty() {
+            self.push_group(pool, seq, None, &tokens, feed.start)?;
+        }
+        let logprobs = self.logprob_heads(live, vocabulary, at, first_row, &fed)?;
+        let prompt = live.prompts[role.index()].len();
+        let mut slot = Slot {
+            live: index,
+            branch,
+            serial: live.serial(role, branch).expect("an active task"),
+            rows,
+            prompt_rows: fed.end.min(prompt).saturating_sub(fed.start),
+            phase: Phase::Score,
+            logprobs,
+            read: Read::Nothing,
+        };
+        let task = live.branches[&branch].tasks[role.index()].as_ref().expect("an active task");
+        match task {
+            Task::Decode(task) => {
+                slot.phase = task.decode.phase;
+                if fed.end == feed.end {
+                    slot.read = self.draw(live, task, at, self.batch.rows() - 1);
+                }
+            }
+            Task::Score(task) => {
+                let done = pool.len(task.scratch);
+                let suffix = &task.score.suffix[done..done + rows - fed.len()];
+                if !suffix.is_empty() {
+                    let ids: Vec<TokenId> = suffix
+                        .iter()
+                        .map(|id| vocabulary.to_model(role, *id))
+                        .collect::<Result<_, _>>()?;
+                    self.push_group(pool, task.scratch, Some(seq), &ids, feed.end + done)?;
+                }
+                if done + suffix.len() == task.score.suffix.len() {
+                    let labels = task.score.labels.iter();
+                    let labels: Vec<TokenId> =
+                        labels.map(|id| vocabulary.to_model(role, *id)).collect::<Result<_, _>>()?;
+                    slot.read = Read::Labels(self.batch.heads.len());
+                    let row = self.batch.rows() - 1;
+                    self.batch.heads.push(HeadRow { row, kind: HeadKind::Labels(labels) });
+                }
+            }
+            Task::Span { .. } => {}
+        }
+        self.slots.push(slot);
+        Ok(())
+    }
+
+    /// Appends rows that write to `seq` and see all of `prefix` first.
+    fn push_group(
+        &mut self,
+        pool: &mut Pool,
+        seq: SeqId,
+        prefix: Option<SeqId>,
+        tokens: &[TokenId],
+        position: usize,
+    ) -> Result<(), RequestError> {
+        let own_len = pool.len(seq);
+        self.copies.extend(pool.append(seq, tokens.len())?.copy);
+        let prefix = prefix.map_or(Span::default(), |p| self.span(pool, p, pool.len(p)));
+        let own = self.span(pool, seq, own_len);
+        let first = self.batch.rows();
+        self.batch.tokens.extend_from_slice(tokens);
+        self.batch.positions.extend((position..position + tokens.len()).map(|p| p as u32));
+        let rows = first..first + tokens.len();
+        self.batch.groups.push(RowGroup { rows, prefix, own, mask: Mask::Causal });
+        Ok(())
+    }
+
+    fn span(&mut self, pool: &Pool, seq: SeqId, len: usize) -> Span {
+        let start = self.batch.pages.len();
+        self.batch.pages.extend_from_slice(pool.table(seq));
+        Span { pages: start..self.batch.pages.len(), len }
+    }
+
+    /// Heads for the log-probabilities that rows `fed` can tell: row `i` tells token `i + 1`.
+    fn logprob_heads(
+        &mut self,
+        live: &Live,
+        vocabulary: &Vocabulary,
+        at: (Role, BranchId),
+        first_row: usize,
+        fed: &Range<usize>,
+    ) -> Result<Range<usize>, RequestError> {
+        let (role, branch) = at;
+        let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
+        let tokens = match live.branches[&branch].tasks[role.index()].as_ref() {
+            Some(Task::Score(ScoreTask { score, .. })) => match score.span {
+                ScoreSpan::LogProbs { from } => prompt + from as usize..total,
+                ScoreSpan::None => 0..0,
+            },
+            Some(Task::Span { range, .. }) => {
+                prompt + range.start as usize..prompt + range.end as usize
+            }
+            _ => 0..0,
+        };
+        let first_head = self.batch.heads.len();
+        for i in fed.clone().filter(|i| tokens.contains(&(i + 1))) {
+            let id = live.token(vocabulary, role, branch, i + 1)?;
+            let row = first_row + i - fed.start;
+            self.batch.heads.push(HeadRow { row, kind: HeadKind::LogProb(id) });
+        }
+        Ok(first_head..self.batch.heads.len())
+    }
+
+    fn draw(&mut self, live: &Live, task: &DecodeTask, at: (Role, BranchId), row: usize) -> Read {
+        let (role, branch) = at;
+        if is_plain_greedy(task) {
+            self.batch.heads.push(HeadRow { row, kind: HeadKind::Argmax });
+            return Read::Argmax(self.batch.heads.len() - 1);
+        }
+        let tail = &live.branches[&branch].ids;
+        let params = (*task.decode.sampling).clone();
+        let (prompt, generated) = if params.needs_history() {
+            (live.prompts[role.index()].clone(), tail.clone())
+        } else {
+            (vec![], vec![])
+        };
+        let key = Key {
+            seed: params.seed,
+            branch,
+            position: tail.len() as u32,
+            role,
+            purpose: Purpose::Draw,
+        };
+        let logits_row = self.batch.full_rows();
+        self.batch.heads.push(HeadRow { row, kind: HeadKind::Full });
+        self.batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
+        Read::Sample(self.batch.samples.len() - 1)
+    }
+}
+
+/// What a slot's results mean for its request: an outcome when its task is complete.
+pub(super) fn read(
+    slot: &Slot,
+    role: Role,
+    live: &mut Live,
+    pool: &mut Pool,
+    vocabulary: &Vocabulary,
+    results: &Results,
+) -> Result<Option<Outcome>, RequestError> {
+    let branch = slot.branch;
+    let new = results.heads[slot.logprobs.clone()].iter().map(|head| match head {
+        HeadResult::LogProb(p) => *p,
+        other => unreachable!("a log-probability head returned {other:?}"),
+    });
+    let tail = live.branches.get_mut(&branch).expect("live branch");
+    let task = tail.tasks[role.index()].as_mut().expect("an active task");
+    match (task, &slot.read) {
+        (Task::Decode(_), Read::Argmax(i)) => {
+            let HeadResult::Argmax { id, .. } = results.heads[*i] else {
+                unreachable!("an argmax head returned something else")
+            };
+            drawn(live, role, branch, id, None, vocabulary)
+        }
+        (Task::Decode(_), Read::Sample(i)) => {
+            let sampled = &results.samples[*i];
+            drawn(live, role, branch, sampled.id, Some(sampled), vocabulary)
+        }
+        (Task::Score(task), read) => {
+            task.logprobs.extend(new);
+            let Read::Labels(i) = read else { return Ok(None) };
+            let HeadResult::Labels(probs) = &results.heads[*i] else {
+                unreachable!("a label head returned something else")
+            };
+            let logprobs = std::mem::take(&mut task.logprobs);
+            let done = tail.tasks[role.index()].take().expect("just seen");
+            release_task(pool, &done);
+            Ok(Some(Outcome::Scored { branch, role, probs: probs.clone(), logprobs }))
+        }
+        (Task::Span { range, logprobs }, _) => {
+            logprobs.extend(new);
+            if logprobs.len() < range.len() {
+                return Ok(None);
+            }
+            let logprobs = std::mem::take(logprobs);
+            tail.tasks[role.index()] = None;
+            Ok(Some(Outcome::Spanned { branch, role, logprobs }))
+        }
+        (Task::Decode(_), _) => Ok(None),
+    }
+}
+
+/// Appends a drawn token and says whether the decode ends with it.
+fn drawn(
+    live: &mut Live,
+    role: Role,
+    branch: BranchId,
+    id: TokenId,
+    sampled: Option<&Sampled>,
+    vocabulary: &Vocabulary,
+) -> Result<Option<Outcome>, RequestError> {
+    let id = vocabulary.from_model(role, id)?;
+    live.append(branch, &[id], role.into(), vocabulary);
+    let tail_max = live.tail_max;
+    let tail = live.branches.get_mut(&branch).expect("live branch");
+    let len = tail.ids.len();
+    let Some(Task::Decode(task)) = tail.tasks[role.index()].as_mut() else {
+        unreachable!("only a decode draws")
+    };
+    let want = task.decode.want;
+    if let (true, Some(s)) = (want.any(), sampled) {
+        task.stats.push(TokenStats {
+            entropy: want.entropy.then_some(s.entropy_nats),
+            top1: want.top1.then_some(s.top1_prob),
+            logprob: want.logprob.then_some(s.logprob),
+        });
+    }
+    let cause = stop_cause(task, id, sampled, len, vocabulary)
+        .or_else(|| (len >= tail_max).then_some(StopCause::Context));
+    let Some(stop) = cause else { return Ok(None) };
+    let range = task.start..len as u32;
+    let stats = std::mem::take(&mut task.stats);
+    tail.tasks[role.index()] = None;
+    Ok(Some(Outcome::Decoded { branch, role, range, stop, stats }))
+}
+
+fn stop_cause(
+    task: &mut DecodeTask,
+    id: TokenId,
+    sampled: Option<&Sampled>,
+    len: usize,
+    vocabulary: &Vocabulary,
+) -> Option<StopCause> {
+    let until = &task.decode.until;
+    if until.ids.contains(&id) {
+        return Some(StopCause::Id(id));
+    }
+    let bytes = vocabulary.tokenizer.token_bytes(id);
+    if let Some(hit) = task.matcher.push(bytes) {
+        return Some(StopCause::String(hit.string));
+    }
+    if task.sentence.push(bytes).is_some() && until.sentence_end {
+        return Some(StopCause::SentenceEnd);
+    }
+    let entropy = sampled.map(|s| s.entropy_nats);
+    let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
+    let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
+    if above || below {
+        return Some(StopCause::Entropy);
+    }
+    (len as u32 - task.start >= until.limit).then_some(StopCause::Limit)
+}

@@ -1,0 +1,458 @@
+//! A request in progress: its branches, what is in flight on each, and what each model has seen.
+//!
+//! A branch is one tail of generated ids in the base's numbering. For each model it holds a KV
+//! sequence whose length is the watermark: how much of `prompt + tail` that model has seen. The
+//! invariant is `watermark <= prompt + tail`, and nothing below the watermark ever changes. All of
+//! this is host state; passes are assembled in [`super::assemble`].
+
+use super::request::{Event, PhaseCost, Settings, StepReport};
+use super::tail_text::TailText;
+use crate::error::RequestError;
+use crate::ids::{BranchId, RequestId, Role, TokenId};
+use crate::kv::{Pool, SeqId};
+use crate::policy::command::TokenStats;
+use crate::policy::{Command, Decode, FinishWhy, Note, Origin, Outcome, Policy, Score, Tails};
+use crate::text::{IdMap, SentenceEnd, StopMatcher, StopStrings, Tokenizer};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+/// A command in flight on one branch and model.
+pub(super) enum Task {
+    /// Writing tokens.
+    Decode(DecodeTask),
+    /// Reading labels after a suffix.
+    Score(ScoreTask),
+    /// Reading log-probabilities.
+    Span {
+        /// Tail indices.
+        range: Range<u32>,
+        /// Those read so far.
+        logprobs: Vec<f32>,
+    },
+}
+
+/// A decode in progress.
+pub(super) struct DecodeTask {
+    pub(super) decode: Decode,
+    /// Tail index of its first token.
+    pub(super) start: u32,
+    pub(super) matcher: StopMatcher,
+    pub(super) sentence: SentenceEnd,
+    pub(super) stats: Vec<TokenStats>,
+}
+
+/// A scoring in progress.
+pub(super) struct ScoreTask {
+    pub(super) score: Score,
+    /// The suffix's own pages.
+    pub(super) scratch: SeqId,
+    pub(super) logprobs: Vec<f32>,
+}
+
+/// One branch of a request.
+#[derive(Default)]
+pub(super) struct Branch {
+    pub(super) ids: Vec<TokenId>,
+    pub(super) origins: Vec<Origin>,
+    pub(super) kv: [Option<SeqId>; 2],
+    pub(super) tasks: [Option<Task>; 2],
+    /// Counts the tasks started, so that a result never reaches a task that came after its own.
+    serials: [u64; 2],
+}
+
+/// What both models' texts have in common, for every request of the engine.
+pub(super) struct Vocabulary {
+    /// The base's tokenizer: the numbering of every tail.
+    pub(super) tokenizer: Tokenizer,
+    /// Translates for the draft.
+    pub(super) map: IdMap,
+}
+
+impl Vocabulary {
+    /// `id` in the numbering of `role`.
+    pub(super) fn to_model(&self, role: Role, id: TokenId) -> Result<TokenId, RequestError> {
+        let own = if role == Role::Base { Some(id) } else { self.map.to_draft(id) };
+        own.ok_or_else(|| self.unmapped(Role::Base, id, &self.tokenizer))
+    }
+
+    /// An id the model `role` emitted, in the base's numbering.
+    pub(super) fn from_model(&self, role: Role, id: TokenId) -> Result<TokenId, RequestError> {
+        let base = if role == Role::Base { Some(id) } else { self.map.to_base(id) };
+        base.ok_or_else(|| self.unmapped(role, id, &self.tokenizer))
+    }
+
+    fn unmapped(&self, role: Role, id: TokenId, tokenizer: &Tokenizer) -> RequestError {
+        let text = String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
+        RequestError::UnmappedToken { role, id: id.0, text }
+    }
+}
+
+/// A request in progress.
+pub(super) struct Live {
+    pub(super) id: RequestId,
+    /// Each model's own rendered prompt, in its own numbering.
+    pub(super) prompts: [Vec<TokenId>; 2],
+    pub(super) policy: Option<Box<dyn Policy>>,
+    pub(super) branches: BTreeMap<BranchId, Branch>,
+    next_branch: u32,
+    /// Tail tokens the contexts of both models have room for.
+    pub(super) tail_max: usize,
+    /// Pages kept free for it, so that it never runs out.
+    pub(super) pages_promised: usize,
+    pub(super) settings: Settings,
+    pub(super) events: Sender<Event>,
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) submitted: Instant,
+    text: TailText,
+    pub(super) report: Progress,
+    pub(super) finished: Option<Result<FinishWhy, RequestError>>,
+}
+
+/// What the reply will say, collected along the way.
+#[derive(Default)]
+pub(super) struct Progress {
+    pub(super) steps: Vec<StepReport>,
+    pub(super) accepted: u32,
+    pub(super) rewritten: u32,
+    pub(super) wasted: u32,
+    pub(super) cost: [PhaseCost; 6],
+    /// Tail index where the answer begins.
+    pub(super) answer_at: Option<u32>,
+    step_ms: f64,
+    step_drafted: u32,
+    step_score: Option<f32>,
+    step_logprobs: Vec<f32>,
+}
+
+impl Progress {
+    pub(super) fn add_cost(&mut self, phase: crate::telemetry::Phase, ms: f64, rows: u32) {
+        let cost = &mut self.cost[phase as usize];
+        cost.ms += ms;
+        cost.rows += rows;
+        self.step_ms += ms;
+    }
+}
+
+impl Tails for Live {
+    fn ids(&self, branch: BranchId) -> &[TokenId] {
+        &self.branches[&branch].ids
+    }
+}
+
+/// Everything [`super::Engine::submit`] prepared for a request.
+pub(super) struct Submission {
+    pub(super) id: RequestId,
+    pub(super) prompts: [Vec<TokenId>; 2],
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) tail_max: usize,
+    /// Pages kept free for it, so that it never runs out.
+    pub(super) pages_promised: usize,
+    pub(super) settings: Settings,
+    pub(super) events: Sender<Event>,
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) submitted: Instant,
+}
+
+impl Live {
+    pub(super) fn new(s: Submission) -> Self {
+        Self {
+            id: s.id,
+            prompts: s.prompts,
+            policy: Some(s.policy),
+            branches: BTreeMap::from([(BranchId::ROOT, Branch::default())]),
+            next_branch: 1,
+            tail_max: s.tail_max,
+            pages_promised: s.pages_promised,
+            settings: s.settings,
+            events: s.events,
+            cancelled: s.cancelled,
+            submitted: s.submitted,
+            text: TailText::default(),
+            report: Progress::default(),
+            finished: None,
+        }
+    }
+
+    pub(super) fn emit(&self, event: Event) {
+        // A receiver that is gone has set the cancel flag; there is nobody left to tell.
+        let _ = self.events.send(event);
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Length of `prompt + tail` for `role`.
+    pub(super) fn total(&self, role: Role, branch: BranchId) -> usize {
+        self.prompts[role.index()].len() + self.branches[&branch].ids.len()
+    }
+
+    /// Token `index` of `prompt + tail`, in the numbering of `role`.
+    pub(super) fn token(
+        &self,
+        vocabulary: &Vocabulary,
+        role: Role,
+        branch: BranchId,
+        index: usize,
+    ) -> Result<TokenId, RequestError> {
+        let prompt = &self.prompts[role.index()];
+        match prompt.get(index) {
+            Some(id) => Ok(*id),
+            None => vocabulary.to_model(role, self.branches[&branch].ids[index - prompt.len()]),
+        }
+    }
+
+    /// The KV sequence of a branch, created from the prefix cache at first use.
+    pub(super) fn sequence(&mut self, pool: &mut Pool, role: Role, branch: BranchId) -> SeqId {
+        let prompt = &self.prompts[role.index()];
+        let kv = &mut self.branches.get_mut(&branch).expect("live branch").kv[role.index()];
+        *kv.get_or_insert_with(|| pool.create_from_prefix(role, prompt).0)
+    }
+
+    /// Hands an outcome to the policy and executes what it answers.
+    pub(super) fn advance(
+        &mut self,
+        pool: &mut Pool,
+        vocabulary: &Vocabulary,
+        outcome: Outcome,
+    ) {
+        let mut policy = self.policy.take().expect("a policy is put back after every turn");
+        let mut outcomes = std::collections::VecDeque::from([outcome]);
+        while let Some(outcome) = outcomes.pop_front() {
+            if self.finished.is_some() {
+                break;
+            }
+            let turn = policy.next(self, outcome);
+            for command in turn.commands {
+                if let Err(error) = self.execute(pool, vocabulary, command, &mut outcomes) {
+                    self.finished = Some(Err(error));
+                }
+            }
+            for note in turn.notes {
+                self.note(note, vocabulary);
+            }
+        }
+        self.policy = Some(policy);
+    }
+
+    fn execute(
+        &mut self,
+        pool: &mut Pool,
+        vocabulary: &Vocabulary,
+        command: Command,
+        outcomes: &mut std::collections::VecDeque<Outcome>,
+    ) -> Result<(), RequestError> {
+        match command {
+            Command::Decode(decode) => {
+                let branch = self.branch(decode.branch);
+                let start = branch.ids.len() as u32;
+                let matcher = StopStrings::new(decode.until.strings.clone()).matcher();
+                let sentence = SentenceEnd::new();
+                let (at, role) = (decode.branch, decode.role);
+                let task = Task::Decode(DecodeTask { decode, start, matcher, sentence, stats: vec![] });
+                self.start(at, role, task);
+            }
+            Command::Score(score) => {
+                let scratch = pool.create_scratch(score.role);
+                let (at, role) = (score.branch, score.role);
+                self.start(at, role, Task::Score(ScoreTask { score, scratch, logprobs: vec![] }));
+            }
+            Command::Span { branch, role, range } => {
+                self.start(branch, role, Task::Span { range, logprobs: vec![] });
+            }
+            Command::Inject { branch, ids } => {
+                self.cancel_tasks(pool, branch, outcomes);
+                self.append(branch, &ids, Origin::Injected, vocabulary);
+                outcomes.push_back(Outcome::Done { branch });
+            }
+            Command::Rollback { branch, len } => {
+                self.cancel_tasks(pool, branch, outcomes);
+                self.rollback(pool, branch, len);
+                outcomes.push_back(Outcome::Done { branch });
+            }
+            Command::Fork { branch, n } => {
+                let branches = (0..n).map(|_| self.fork(pool, branch)).collect();
+                outcomes.push_back(Outcome::Forked { branches });
+            }
+            Command::Keep { branch } => {
+                let others: Vec<_> = self.branches.keys().copied().filter(|b| *b != branch).collect();
+                others.into_iter().for_each(|b| self.drop_branch(pool, b));
+                outcomes.push_back(Outcome::Done { branch });
+            }
+            Command::Drop { branch } => {
+                self.drop_branch(pool, branch);
+                outcomes.push_back(Outcome::Done { branch });
+            }
+            Command::Tool { .. } => {
+                let reason = "this engine has no sandbox".into();
+                return Err(RequestError::Invalid { field: "tool", reason });
+            }
+            Command::Finish { why } => self.finished = Some(Ok(why)),
+        }
+        Ok(())
+    }
+
+    fn branch(&mut self, branch: BranchId) -> &mut Branch {
+        self.branches.get_mut(&branch).expect("a policy names only branches it was given")
+    }
+
+    fn start(&mut self, branch: BranchId, role: Role, task: Task) {
+        let slot = &mut self.branch(branch).tasks[role.index()];
+        assert!(slot.is_none(), "a second command in flight on one branch and model");
+        *slot = Some(task);
+        self.branch(branch).serials[role.index()] += 1;
+    }
+
+    /// Identifies the task in flight on a branch and model.
+    pub(super) fn serial(&self, role: Role, branch: BranchId) -> Option<u64> {
+        let branch = self.branches.get(&branch)?;
+        branch.tasks[role.index()].as_ref().map(|_| branch.serials[role.index()])
+    }
+
+    /// Ends what is in flight on a branch whose tail is about to change under it.
+    fn cancel_tasks(
+        &mut self,
+        pool: &mut Pool,
+        branch: BranchId,
+        outcomes: &mut std::collections::VecDeque<Outcome>,
+    ) {
+        for role in Role::ALL {
+            if let Some(task) = self.branch(branch).tasks[role.index()].take() {
+                release_task(pool, &task);
+                outcomes.push_back(Outcome::Cancelled { branch, role });
+            }
+        }
+    }
+
+    /// Appends ids to a tail and tells the listener.
+    pub(super) fn append(
+        &mut self,
+        branch: BranchId,
+        ids: &[TokenId],
+        origin: Origin,
+        vocabulary: &Vocabulary,
+    ) {
+        let tail = self.branch(branch);
+        let at = tail.ids.len() as u32;
+        tail.ids.extend_from_slice(ids);
+        tail.origins.extend(ids.iter().map(|_| origin));
+        if branch == BranchId::ROOT {
+            let text = self.text.push(ids, &vocabulary.tokenizer);
+            self.emit(Event::Tokens { at, ids: ids.to_vec(), text, origin });
+        }
+    }
+
+    fn rollback(&mut self, pool: &mut Pool, branch: BranchId, len: u32) {
+        let prompts = [self.prompts[0].len(), self.prompts[1].len()];
+        let tail = self.branch(branch);
+        tail.ids.truncate(len as usize);
+        tail.origins.truncate(len as usize);
+        for role in Role::ALL {
+            if let Some(seq) = tail.kv[role.index()] {
+                let seen = pool.len(seq).min(prompts[role.index()] + len as usize);
+                pool.truncate(seq, seen);
+            }
+        }
+        if branch == BranchId::ROOT {
+            self.text.roll_back();
+            self.emit(Event::RolledBack { to: len });
+        }
+    }
+
+    fn fork(&mut self, pool: &mut Pool, branch: BranchId) -> BranchId {
+        let source = self.branch(branch);
+        let copy = Branch {
+            ids: source.ids.clone(),
+            origins: source.origins.clone(),
+            kv: source.kv.map(|seq| seq.map(|s| pool.fork(s))),
+            ..Branch::default()
+        };
+        let id = BranchId(self.next_branch);
+        self.next_branch += 1;
+        self.branches.insert(id, copy);
+        id
+    }
+
+    fn drop_branch(&mut self, pool: &mut Pool, branch: BranchId) {
+        if let Some(gone) = self.branches.remove(&branch) {
+            gone.tasks.iter().flatten().for_each(|task| release_task(pool, task));
+            gone.kv.into_iter().flatten().for_each(|seq| pool.release(seq));
+        }
+    }
+
+    /// Gives every page back. What the owner of a KV accepted enters the prefix cache first.
+    pub(super) fn release(&mut self, pool: &mut Pool, vocabulary: &Vocabulary) {
+        let accepted = matches!(self.finished, Some(Ok(_)));
+        for role in Role::ALL {
+            let Some(seq) = self.branches.get(&BranchId::ROOT).and_then(|b| b.kv[role.index()]) else {
+                continue;
+            };
+            let ids: Result<Vec<_>, _> = (0..pool.len(seq))
+                .map(|i| self.token(vocabulary, role, BranchId::ROOT, i))
+                .collect();
+            if let (true, Ok(ids)) = (accepted, ids) {
+                pool.publish(seq, &ids);
+            }
+        }
+        let branches: Vec<_> = self.branches.keys().copied().collect();
+        let root = self.branches.get_mut(&BranchId::ROOT).map(|b| {
+            (std::mem::take(&mut b.ids), std::mem::take(&mut b.origins))
+        });
+        branches.into_iter().for_each(|b| self.drop_branch(pool, b));
+        // The reply is still to be written from the root's tail.
+        let (ids, origins) = root.unwrap_or_default();
+        self.branches.insert(BranchId::ROOT, Branch { ids, origins, ..Branch::default() });
+    }
+
+    fn note(&mut self, note: Note, vocabulary: &Vocabulary) {
+        match &note {
+            Note::StepBegan { .. } => {
+                self.report.step_ms = 0.0;
+                self.report.step_drafted = 0;
+                self.report.step_score = None;
+            }
+            Note::StepScored { score, accepted, drafted, logprobs, .. } => {
+                self.report.step_score = Some(*score);
+                self.report.step_drafted = *drafted;
+                self.report.step_logprobs.clone_from(logprobs);
+                if *accepted {
+                    self.report.accepted += 1;
+                } else {
+                    self.report.rewritten += 1;
+                    self.report.wasted += drafted;
+                }
+            }
+            Note::StepKept { start, end, writer, .. } => {
+                let ids = &self.branches[&BranchId::ROOT].ids[*start as usize..*end as usize];
+                let tokens = end - start;
+                let drafted = if self.report.step_score.is_none() && *writer == Role::Draft {
+                    tokens
+                } else {
+                    self.report.step_drafted
+                };
+                self.report.steps.push(StepReport {
+                    text: vocabulary.tokenizer.decode(ids),
+                    origin: (*writer).into(),
+                    score: self.report.step_score,
+                    tokens,
+                    drafted,
+                    ms: self.report.step_ms,
+                    logprobs: std::mem::take(&mut self.report.step_logprobs),
+                });
+            }
+            Note::AnswerBegan { at, .. } => self.report.answer_at = Some(*at),
+        }
+        self.emit(Event::Note(note));
+    }
+}
+
+/// Gives back the pages only a task holds.
+pub(super) fn release_task(pool: &mut Pool, task: &Task) {
+    if let Task::Score(score) = task {
+        pool.release(score.scratch);
+    }
+}

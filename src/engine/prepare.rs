@@ -1,0 +1,300 @@
+//! From a request to what the engine's thread works on: prompts, ids, a policy.
+//!
+//! Runs on the caller's thread; the engine's thread never renders or tokenises. Each model gets its
+//! own rendering of the conversation through its own template; the tail they share is in the base's
+//! numbering. Invariant: what is submitted fits the context of every model its policy uses.
+
+use super::judge::{self, JudgeContext, JudgeIds, JudgeText};
+use super::live::Submission;
+use super::pair::{Pair, Thinking};
+use super::request::{Event, Request, Settings};
+use crate::config;
+use crate::error::{RequestError, TextError};
+use crate::ids::{RequestId, Role, TokenId};
+use crate::kv::PoolLayout;
+use crate::model::checkpoint::GenerationDefaults;
+use crate::policy::{
+    AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings,
+};
+use crate::sample::SamplingParams;
+use crate::text::{ChatTemplate, RenderOptions, SpecialRoles, Tokenizer};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+/// The text side of one model.
+pub(super) struct ModelText {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) template: Option<ChatTemplate>,
+    pub(super) roles: SpecialRoles,
+    pub(super) defaults: GenerationDefaults,
+}
+
+/// Everything a submission is made from; shared by all callers.
+pub(super) struct Prepared {
+    pub(super) pair: Pair,
+    pub(super) texts: [Option<ModelText>; 2],
+    pub(super) max_model_len: u32,
+    pub(super) layout: PoolLayout,
+    pub(super) device: &'static str,
+}
+
+const OPEN: &str = "<think>";
+const CLOSE: &str = "</think>";
+
+impl Prepared {
+    /// The tokenizer whose numbering tails use.
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.base().tokenizer
+    }
+
+    fn base(&self) -> &ModelText {
+        self.texts[Role::Base.index()].as_ref().expect("an engine always has a base")
+    }
+
+    /// See [`super::Engine::domain_notice`].
+    pub(super) fn domain_notice(&self, question: &str) -> Option<String> {
+        let domain = self.pair.settings.domain?;
+        // The pair's vocabulary was made from its own problems: text from elsewhere falls apart into
+        // short pieces. Its problems need 0.29 tokens a character on average, 0.36 at most.
+        let tokens = self.tokenizer().encode(question).ok()?.len() as f64;
+        let per_character = tokens / question.chars().count().max(1) as f64;
+        let has_number = question.chars().any(|c| c.is_ascii_digit());
+        (per_character > 0.40 || !has_number).then(|| {
+            format!("the pair {} only knows {domain}; expect nonsense here", self.pair.name)
+        })
+    }
+
+    /// See [`super::Engine::render`].
+    pub(super) fn render(&self, request: &Request, role: Role) -> Result<Vec<TokenId>, RequestError> {
+        let judge = self.judge_text(request);
+        self.prompt(request, role, &judge)
+    }
+
+    fn judge_text(&self, request: &Request) -> JudgeText {
+        request.options.judge.clone().unwrap_or_else(|| self.pair.settings.judge.clone())
+    }
+
+    fn text(&self, role: Role) -> Result<&ModelText, RequestError> {
+        self.texts[role.index()].as_ref().ok_or_else(|| RequestError::Invalid {
+            field: "policy",
+            reason: format!("it needs a {role} model, and this engine was started without one"),
+        })
+    }
+
+    fn prompt(
+        &self,
+        request: &Request,
+        role: Role,
+        judge: &JudgeText,
+    ) -> Result<Vec<TokenId>, RequestError> {
+        let text = self.text(role)?;
+        let template = text.template.as_ref().ok_or_else(|| {
+            TextError::Template(format!("the {role} model has none, and this engine needs one"))
+        })?;
+        let mut messages = request.messages.clone();
+        let last = messages.iter_mut().rev().find(|m| m.role == "user");
+        let last = last.ok_or_else(|| RequestError::Invalid {
+            field: "messages",
+            reason: "expected at least one user message".into(),
+        })?;
+        if last.content.trim().is_empty() {
+            let reason = "the last user message is empty".into();
+            return Err(RequestError::Invalid { field: "messages", reason });
+        }
+        last.content.push_str(self.pair.settings.instruction.as_deref().unwrap_or_default());
+        if let (Role::Base, Some(rubric)) = (role, judge.rubric()) {
+            last.content.push_str("\n\n");
+            last.content.push_str(rubric);
+        }
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        let mut rendered = template.render(&messages, &options)?;
+        // Where the template leaves it to the model, the engine opens the thinking for it.
+        let thinks = self.pair.settings.thinking == Thinking::Tags;
+        if thinks && !rendered.trim_end().ends_with(OPEN) {
+            rendered.push_str(OPEN);
+            rendered.push('\n');
+        }
+        Ok(text.tokenizer.encode(&rendered)?)
+    }
+
+    /// Tokenises the judge a request asks for.
+    pub(super) fn judge_ids(
+        &self,
+        text: &JudgeText,
+        delimiter: &str,
+    ) -> Result<JudgeIds, TextError> {
+        let base = self.base();
+        let template = base.template.as_ref().ok_or_else(|| {
+            TextError::Template("the base model has none, and the judge needs one".into())
+        })?;
+        let thinks = self.pair.settings.thinking == Thinking::Tags;
+        judge::tokenize(
+            text,
+            &JudgeContext {
+                tokenizer: &base.tokenizer,
+                template,
+                end_of_turn: &base.roles.end_of_turn,
+                think: if thinks { OPEN } else { "" },
+                delimiter,
+            },
+        )
+    }
+
+    fn reasoning(&self) -> Result<Reasoning, TextError> {
+        if self.pair.settings.thinking == Thinking::None {
+            return Ok(Reasoning::None);
+        }
+        let base = self.base();
+        Ok(match base.roles.close_think {
+            Some(id) => Reasoning::Tags { close: Close::Id(id), close_ids: vec![id] },
+            None => Reasoning::Tags {
+                close: Close::Text(CLOSE.into()),
+                close_ids: base.tokenizer.encode(CLOSE)?,
+            },
+        })
+    }
+
+    /// Checks a request against the pair and the context and builds its policy.
+    pub(super) fn submission(
+        &self,
+        request: Request,
+        id: RequestId,
+        events: Sender<Event>,
+        cancelled: Arc<AtomicBool>,
+    ) -> Result<Submission, RequestError> {
+        let submitted = Instant::now();
+        request.options.validate()?;
+        let pair = &self.pair.settings;
+        let (kind, options) = (request.policy, &request.options);
+        let sampling = self.sampling(&request)?;
+        let judge_text = self.judge_text(&request);
+        let delimiter = options.step_delimiter.clone();
+        let delimiter = delimiter.unwrap_or_else(|| config::STEP_DELIMITER.into());
+        let answer_by = options.answer_by.unwrap_or(match kind {
+            PolicyKind::Draft => AnswerBy::Draft,
+            _ => AnswerBy::Base,
+        });
+        let judged = kind == PolicyKind::SpecReason;
+        let ids = judged.then(|| self.judge_ids(&judge_text, &delimiter)).transpose()?;
+        let reasoning = self.reasoning()?;
+        let close = match &reasoning {
+            Reasoning::Tags { close_ids, .. } => close_ids.len(),
+            Reasoning::None => 0,
+        };
+        let suffix_tokens = ids.as_ref().map_or(0, |ids| ids.suffix.len());
+        let scratch = ids.as_ref().map_or(0, |ids| ids.after_open_step.len());
+        let mut prompts = [vec![], vec![]];
+        let mut tail_max = usize::MAX;
+        for role in Role::ALL.into_iter().filter(|r| uses(kind, answer_by, *r)) {
+            let prompt = self.prompt(&request, role, &judge_text)?;
+            let suffix = if role == Role::Base { scratch } else { 0 };
+            let context = self.max_model_len;
+            let room = (context as usize).checked_sub(prompt.len() + suffix + close);
+            tail_max = match room {
+                Some(room) if room > close => tail_max.min(room),
+                _ => {
+                    let prompt = prompt.len() + suffix + close;
+                    return Err(RequestError::PromptTooLong { prompt, role, context });
+                }
+            };
+            prompts[role.index()] = prompt;
+        }
+        let asked = options.token_budget.unwrap_or(config::TOKEN_BUDGET);
+        let token_budget = asked.min(tail_max as u32);
+        let settings = Settings {
+            pair: self.pair.name.clone(),
+            policy: kind,
+            device: self.device.into(),
+            threshold: options.threshold.unwrap_or(pair.threshold),
+            score: options.readout.unwrap_or(pair.readout),
+            judge: judge_text.layout().into(),
+            judge_suffix_tokens: suffix_tokens,
+            first_n: options.first_n.unwrap_or(0),
+            token_budget,
+            token_budget_asked: (token_budget < asked).then_some(asked),
+            step_tokens_max: options.step_tokens_max.unwrap_or(config::STEP_TOKENS_MAX),
+            answer_by,
+            max_model_len: self.max_model_len,
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            seed: sampling.seed,
+        };
+        let pages = |role: Role| {
+            let prompt = prompts[role.index()].len();
+            let tokens = if prompt == 0 { 0 } else { prompt + tail_max + close };
+            // One more for a partly shared last page, and the suffix has pages of its own.
+            let pages = tokens.div_ceil(self.layout.page_tokens(role)) + usize::from(tokens > 0);
+            let suffix = if role == Role::Base { scratch } else { 0 };
+            pages + suffix.div_ceil(self.layout.page_tokens(role))
+        };
+        let pages_promised = pages(Role::Draft) + pages(Role::Base);
+        let policy = Stepwise::new(StepwiseSettings {
+            writer: if kind == PolicyKind::Base { Role::Base } else { Role::Draft },
+            first_n: if judged { settings.first_n } else { 0 },
+            judge: ids.map(|ids| Judge {
+                suffix: ids.suffix,
+                suffix_after_open_step: ids.after_open_step,
+                suffix_after_turn: ids.after_turn,
+                labels: ids.labels,
+                readout: settings.score,
+                threshold: settings.threshold,
+                cutoff: options.cutoff.unwrap_or(0.5),
+                step_logprobs: options.step_logprobs,
+            }),
+            delimiter,
+            step_tokens_max: settings.step_tokens_max,
+            token_budget,
+            answer_tokens_max: config::ANSWER_TOKENS_MAX,
+            stop_on_repeat: options.stop_on_repeat.unwrap_or(true),
+            reasoning,
+            answer_by,
+            end_of_turn: self.base().roles.end_of_turn.clone(),
+            sampling: Arc::new(sampling),
+        });
+        Ok(Submission {
+            id,
+            prompts,
+            policy: Box::new(policy),
+            tail_max,
+            pages_promised,
+            settings,
+            events,
+            cancelled,
+            submitted,
+        })
+    }
+
+    fn sampling(&self, request: &Request) -> Result<SamplingParams, RequestError> {
+        let defaults = &self.base().defaults;
+        let model = crate::sample::SamplingOverrides {
+            temperature: match defaults.do_sample {
+                Some(false) => Some(0.0),
+                _ => defaults.temperature,
+            },
+            top_k: defaults.top_k,
+            top_p: defaults.top_p,
+            min_p: defaults.min_p,
+            repetition_penalty: defaults.repetition_penalty,
+            ..Default::default()
+        };
+        let stated = request.sampling.or(&self.pair.settings.sampling);
+        let params = SamplingParams::with_defaults(&stated, &model);
+        params.validate()?;
+        params.validate_for(self.tokenizer().vocab_len())?;
+        Ok(params)
+    }
+}
+
+/// Whether a request with this policy runs `role`.
+fn uses(kind: PolicyKind, answer_by: AnswerBy, role: Role) -> bool {
+    kind.uses(role)
+        || match answer_by {
+            AnswerBy::Base => role == Role::Base && kind == PolicyKind::Draft,
+            AnswerBy::Draft => role == Role::Draft,
+            AnswerBy::Last => false,
+        }
+}

@@ -1,0 +1,222 @@
+//! The engine's thread: plans to passes, passes to outcomes, outcomes to events.
+//!
+//! One turn of the loop is an *engine step*: take in submissions, plan one pass per model, launch
+//! both, collect both, let every policy whose command is complete answer. Nothing here assumes that
+//! there is one request. Invariant: every submission ends in exactly one terminal event, and its
+//! pages are back in the pool before that event is sent.
+
+use super::assemble::{self, Assembly, Slot};
+use super::live::{Live, Submission, Vocabulary};
+use super::reply;
+use super::request::Event;
+use crate::device::{Device, Results};
+use crate::error::{DeviceError, RequestError};
+use crate::ids::{BranchId, Role};
+use crate::kv::Pool;
+use crate::model::{InFlight, Model};
+use crate::policy::{FinishWhy, Outcome};
+use crate::schedule::{self, Budget};
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+/// The engine's thread-local state.
+pub(super) struct Runner<D: Device> {
+    pub(super) device: D,
+    pub(super) models: [Option<Model<D>>; 2],
+    pub(super) pages: D::Buffer,
+    pub(super) pool: Pool,
+    pub(super) vocabulary: Vocabulary,
+    pub(super) inbox: Receiver<Submission>,
+    pub(super) sequences_max: usize,
+    pub(super) waiting: VecDeque<Submission>,
+    pub(super) live: Vec<Live>,
+}
+
+/// One model's pass of an engine step.
+struct Pass<D: Device> {
+    role: Role,
+    in_flight: InFlight<D>,
+    slots: Vec<Slot>,
+    rows: usize,
+    launch_ms: f64,
+}
+
+impl<D: Device> Runner<D> {
+    /// Runs until every handle is gone.
+    pub(super) fn run(mut self) {
+        while self.receive() {
+            self.admit();
+            let passes = self.launch();
+            for pass in passes {
+                self.collect(pass);
+            }
+            self.retire();
+        }
+    }
+
+    /// Takes in submissions; sleeps when there is nothing to do. False when nobody can submit.
+    fn receive(&mut self) -> bool {
+        if self.live.is_empty() && self.waiting.is_empty() {
+            match self.inbox.recv() {
+                Ok(submission) => self.waiting.push_back(submission),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.inbox.try_recv() {
+                Ok(submission) => self.waiting.push_back(submission),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => {
+                    return !(self.live.is_empty() && self.waiting.is_empty());
+                }
+            }
+        }
+    }
+
+    /// Gives waiting requests a place, in order, while pages for their whole length can be promised.
+    fn admit(&mut self) {
+        while self.live.len() < self.sequences_max {
+            let promised: usize = self.live.iter().map(|l| l.pages_promised).sum();
+            let fits = |s: &Submission| promised + s.pages_promised <= self.pool.layout().pages();
+            if !self.waiting.front().is_some_and(fits) {
+                return;
+            }
+            let mut live = Live::new(self.waiting.pop_front().expect("just seen"));
+            live.emit(Event::Started(live.settings.clone()));
+            live.advance(&mut self.pool, &self.vocabulary, Outcome::Started);
+            self.live.push(live);
+        }
+    }
+
+    fn launch(&mut self) -> Vec<Pass<D>> {
+        let mut passes = vec![];
+        for role in Role::ALL {
+            let Some(model) = self.models[role.index()].as_mut() else { continue };
+            let started = Instant::now();
+            let mut tasks = vec![];
+            for (index, live) in self.live.iter_mut().enumerate() {
+                if live.finished.is_some() {
+                    continue;
+                }
+                let branches: Vec<BranchId> = live.branches.keys().copied().collect();
+                for branch in branches {
+                    if let Some(work) = assemble::wanted(live, &mut self.pool, (role, branch)) {
+                        tasks.push((index, branch, work));
+                    }
+                }
+            }
+            let limits = model.limits();
+            let budget = Budget { rows: limits.rows, full_rows: limits.full_rows };
+            let work: Vec<_> = tasks.iter().map(|t| t.2).collect();
+            let grants = schedule::plan(&work, budget);
+            let mut assembly = Assembly::default();
+            for ((index, branch, _), rows) in tasks.into_iter().zip(grants) {
+                let live = &mut self.live[index];
+                if rows == 0 || live.finished.is_some() {
+                    continue;
+                }
+                let at = (role, branch);
+                let added =
+                    assembly.add(index, live, &mut self.pool, &self.vocabulary, at, rows);
+                if let Err(error) = added {
+                    live.finished = Some(Err(error));
+                }
+            }
+            let Assembly { batch, copies, slots } = assembly;
+            if batch.rows() == 0 {
+                continue;
+            }
+            let rows = batch.rows();
+            let launched = model
+                .copy_pages(&self.device, &copies, &mut self.pages)
+                .and_then(|()| model.launch(&self.device, &mut self.pages, batch));
+            match launched {
+                Ok(in_flight) => {
+                    let launch_ms = started.elapsed().as_secs_f64() * 1e3;
+                    passes.push(Pass { role, in_flight, slots, rows, launch_ms });
+                }
+                Err(error) => self.fail(&slots, &error),
+            }
+        }
+        passes
+    }
+
+    fn collect(&mut self, pass: Pass<D>) {
+        let started = Instant::now();
+        let model = self.models[pass.role.index()].as_mut().expect("it launched the pass");
+        let results = match model.collect(&self.device, &mut self.pages, &pass.in_flight) {
+            Ok(results) => results,
+            Err(error) => return self.fail(&pass.slots, &error),
+        };
+        let ms = pass.launch_ms + started.elapsed().as_secs_f64() * 1e3;
+        for slot in &pass.slots {
+            let report = &mut self.live[slot.live].report;
+            for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
+                report.add_cost(phase, ms * rows as f64 / pass.rows as f64, rows as u32);
+            }
+            self.deliver(slot, pass.role, &results);
+        }
+    }
+
+    fn deliver(&mut self, slot: &Slot, role: Role, results: &Results) {
+        let live = &mut self.live[slot.live];
+        // A policy's answer to the other model's pass may have ended the task meanwhile.
+        let active = live.serial(role, slot.branch) == Some(slot.serial);
+        if live.finished.is_some() || !active {
+            return;
+        }
+        let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
+        match assemble::read(slot, role, live, pool, vocabulary, results) {
+            Ok(Some(outcome)) => live.advance(pool, vocabulary, outcome),
+            Ok(None) => {}
+            Err(error) => live.finished = Some(Err(error)),
+        }
+    }
+
+    /// Ends every request that took part in a failed pass.
+    fn fail(&mut self, slots: &[Slot], error: &DeviceError) {
+        for slot in slots {
+            let again = || match error {
+                DeviceError::NonFinite { model, layer, token } => DeviceError::NonFinite {
+                    model: model.clone(),
+                    layer: layer.clone(),
+                    token: *token,
+                },
+                other => DeviceError::Failed(other.to_string()),
+            };
+            self.live[slot.live].finished = Some(Err(RequestError::Device(again())));
+        }
+    }
+
+    /// Sends the terminal events of everything that ended.
+    fn retire(&mut self) {
+        for live in &mut self.live {
+            if live.finished.is_none() && live.is_cancelled() {
+                live.finished = Some(Ok(FinishWhy::Cancelled));
+            }
+        }
+        let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
+        self.live.retain_mut(|live| {
+            if live.finished.is_none() {
+                return true;
+            }
+            live.release(pool, vocabulary);
+            let event = match live.finished.take().expect("just seen") {
+                Ok(why) => Event::Finished(Box::new(reply::write(live, why, vocabulary))),
+                Err(error) => Event::Failed(error),
+            };
+            live.emit(event);
+            false
+        });
+        for submission in std::mem::take(&mut self.waiting) {
+            if submission.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
+                let gone = Live::new(submission);
+                let reply = reply::write(&gone, FinishWhy::Cancelled, vocabulary);
+                gone.emit(Event::Finished(Box::new(reply)));
+            } else {
+                self.waiting.push_back(submission);
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Start-up: files, texts, memory plan, device, thread; in this order, so that bad input is an error
+//! before memory is taken.
+
+use super::memory::{self, MemoryPlan};
+use super::pair::{ModelSource, Pair};
+use super::prepare::{ModelText, Prepared};
+use super::runner::Runner;
+use super::{Engine, live::Vocabulary};
+use crate::config;
+use crate::device::cpu::{CpuDevice, CpuOptions};
+use crate::device::reference::ReferenceDevice;
+use crate::device::{Device, Element, KvType};
+use crate::error::{DeviceError, EngineError, LoadError};
+use crate::ids::{Role, TokenId};
+use crate::kv::{ModelKv, Pool};
+use crate::model::checkpoint::{Checkpoint, TokenizerSource};
+use crate::model::{Model, PassLimits, Weights};
+use crate::text::{ChatTemplate, IdMap, SpecialRoles, Tokenizer};
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+/// Which device to run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The best there is; never the reference.
+    #[default]
+    Auto,
+    /// SIMD kernels on all cores.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// Plain f32 loops: slow, and what everything else is tested against.
+    Reference,
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            "reference" => Ok(Self::Reference),
+            _ => Err(format!("unknown device {name:?}; there are auto, cpu, cuda and reference")),
+        }
+    }
+}
+
+/// A step of loading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Whose weights.
+    pub role: Role,
+    /// Bytes loaded since the last call.
+    pub bytes: u64,
+    /// Bytes of the whole file.
+    pub total_bytes: u64,
+}
+
+/// How to start an engine.
+pub struct EngineOptions {
+    /// The models and their settings.
+    pub pair: Pair,
+    /// Where to run.
+    pub device: DeviceChoice,
+    /// CPU threads; all physical cores by default.
+    pub threads: Option<usize>,
+    /// The context of both models; by default the smaller of theirs, at most
+    /// [`config::MODEL_LEN_MAX`].
+    pub max_model_len: Option<u32>,
+    /// Bytes of the shared KV pool.
+    pub kv_cache_memory_bytes: Option<u64>,
+    /// Requests worked on at the same time.
+    pub sequences_max: usize,
+    /// Rows of one pass.
+    pub batch_rows_max: usize,
+    /// Hears how loading proceeds.
+    pub progress: Option<Box<dyn FnMut(LoadProgress)>>,
+}
+
+impl EngineOptions {
+    /// Defaults for a pair.
+    #[must_use]
+    pub fn new(pair: Pair) -> Self {
+        Self {
+            pair,
+            device: DeviceChoice::default(),
+            threads: None,
+            max_model_len: None,
+            kv_cache_memory_bytes: None,
+            sequences_max: config::SEQUENCES_MAX,
+            batch_rows_max: config::BATCH_ROWS_MAX,
+            progress: None,
+        }
+    }
+}
+
+/// An opened pair: nothing copied, nothing allocated.
+struct Opened {
+    checkpoints: [Option<Checkpoint>; 2],
+    texts: [Option<ModelText>; 2],
+    map: IdMap,
+    /// Both roles are the same file.
+    shared: bool,
+}
+
+pub(super) fn start(options: EngineOptions) -> Result<Engine, EngineError> {
+    let opened = open(&options.pair)?;
+    match options.device {
+        DeviceChoice::Cuda => Err(EngineError::Device(DeviceError::Unavailable {
+            device: "cuda".into(),
+            reason: "this build has no CUDA kernels; use --device cpu".into(),
+        })),
+        DeviceChoice::Reference => launch(ReferenceDevice::new(KvType::F32), options, opened),
+        DeviceChoice::Auto | DeviceChoice::Cpu => {
+            let cpu = CpuOptions { threads: options.threads, ..CpuOptions::default() };
+            launch(CpuDevice::new(cpu)?, options, opened)
+        }
+    }
+}
+
+fn open(pair: &Pair) -> Result<Opened, EngineError> {
+    let base = open_model(&pair.base)?;
+    let base_text = model_text(&base, &pair.base)?;
+    let shared = pair.draft.as_ref() == Some(&pair.base);
+    let (mut draft, mut draft_text) = (None, None);
+    if let Some(source) = &pair.draft {
+        let checkpoint = open_model(source)?;
+        draft_text = Some(model_text(&checkpoint, source)?);
+        draft = Some(checkpoint);
+    }
+    let partner = draft_text.as_ref().unwrap_or(&base_text);
+    let map = IdMap::build(
+        &partner.tokenizer,
+        &partner.roles,
+        &base_text.tokenizer,
+        &base_text.roles,
+    )
+    .map_err(LoadError::Pair)?;
+    Ok(Opened { checkpoints: [draft, Some(base)], texts: [draft_text, Some(base_text)], map, shared })
+}
+
+fn open_model(source: &ModelSource) -> Result<Checkpoint, LoadError> {
+    match source {
+        ModelSource::Path(path) => Checkpoint::open(path),
+        ModelSource::Embedded(files) => Checkpoint::embedded(files),
+    }
+}
+
+fn model_text(checkpoint: &Checkpoint, source: &ModelSource) -> Result<ModelText, LoadError> {
+    let at = |source_error| LoadError::Text { file: source.to_string(), source: source_error };
+    let tokenizer = match checkpoint.tokenizer_source()? {
+        TokenizerSource::Json(bytes) => Tokenizer::from_json(&bytes),
+        TokenizerSource::Gguf(vocab) => Tokenizer::from_gguf(&vocab),
+    }
+    .map_err(at)?;
+    let template = checkpoint
+        .chat_template()
+        .map(|text| ChatTemplate::new(&text, checkpoint.special_text()))
+        .transpose()
+        .map_err(at)?;
+    let end_of_turn = checkpoint.eos_ids().iter().copied().map(TokenId).collect();
+    let roles = SpecialRoles::with_tags(&tokenizer, end_of_turn);
+    let defaults = checkpoint.generation_defaults().clone();
+    Ok(ModelText { tokenizer, template, roles, defaults })
+}
+
+/// The context both models run with.
+fn context(options: &EngineOptions, opened: &Opened) -> Result<u32, EngineError> {
+    let trained = opened.checkpoints.iter().flatten().map(|c| c.architecture().context).min();
+    let trained = trained.expect("an engine always has a base") as u32;
+    match options.max_model_len {
+        Some(asked) if asked == 0 || asked > trained => Err(EngineError::Invalid {
+            field: "max-model-len",
+            reason: format!("expected 1 to {trained}, which the models were trained for, got {asked}"),
+        }),
+        Some(asked) => Ok(asked),
+        None => Ok(trained.min(config::MODEL_LEN_MAX)),
+    }
+}
+
+fn launch<D: Device>(
+    device: D,
+    mut options: EngineOptions,
+    opened: Opened,
+) -> Result<Engine, EngineError> {
+    let max_model_len = context(&options, &opened)?;
+    let info = device.info();
+    let limits = PassLimits {
+        rows: options.batch_rows_max,
+        full_rows: options.sequences_max.min(config::LOGIT_ROWS_MAX),
+        positions: max_model_len as usize,
+    };
+    let kv = opened.checkpoints.each_ref().map(|c| {
+        c.as_ref().map(|c| ModelKv {
+            layers: c.architecture().layers,
+            kv_heads: c.architecture().kv_heads,
+            head_dim: c.architecture().head_dim,
+            element_bytes: device.kv_type().bytes(),
+        })
+    });
+    let mut plan = MemoryPlan {
+        weights_bytes: opened.checkpoints.each_ref().map(|c| c.as_ref().map_or(0, |c| c.file_bytes())),
+        workspace_bytes: opened
+            .checkpoints
+            .each_ref()
+            .map(|c| c.as_ref().map_or(0, |c| memory::workspace_bytes(c.architecture(), limits))),
+        pool_bytes: 0,
+        available_bytes: info.memory_bytes,
+        pool: String::new(),
+    };
+    if opened.shared {
+        plan.weights_bytes[1 - memory::SHARED_ROLE.index()] = 0;
+    }
+    let left = info.memory_bytes.saturating_sub(plan.total_bytes());
+    plan.pool_bytes = options.kv_cache_memory_bytes.unwrap_or_else(|| {
+        memory::default_pool_bytes(&kv, max_model_len, options.sequences_max, left)
+    });
+    let layout = memory::lay_out(kv, plan.pool_bytes, max_model_len, config::STEP_TOKENS_MAX)?;
+    plan.pool = layout.describe();
+    plan.check()?;
+    tracing::info!("{plan}");
+    tracing::info!("{}", plan.pool);
+
+    let prepared = Prepared {
+        pair: options.pair.clone(),
+        texts: opened.texts,
+        max_model_len,
+        layout: layout.clone(),
+        device: info.kind,
+    };
+    // A judge that cannot be used is a start-up error, not the first request's.
+    if prepared.pair.draft.is_some() {
+        prepared.judge_ids(&prepared.pair.settings.judge, config::STEP_DELIMITER)?;
+    }
+    let models = load(&device, &mut options, &opened.checkpoints, opened.shared, &layout, limits)?;
+    let pages = device.buffer(
+        layout.used_bytes() as usize,
+        Element::KvByte,
+        "the KV pool",
+    )?;
+    device.seal();
+    let (inbox, receiver) = std::sync::mpsc::sync_channel(config::QUEUE_MAX);
+    let runner = Runner {
+        device,
+        models,
+        pages,
+        pool: Pool::new(layout),
+        vocabulary: Vocabulary { tokenizer: prepared.tokenizer().clone(), map: opened.map },
+        inbox: receiver,
+        sequences_max: options.sequences_max,
+        waiting: VecDeque::new(),
+        live: vec![],
+    };
+    let thread = std::thread::Builder::new()
+        .name("forerun-engine".into())
+        .spawn(move || runner.run())
+        .map_err(|e| DeviceError::Failed(format!("cannot start the engine's thread: {e}")))?;
+    Ok(Engine {
+        prepared: Arc::new(prepared),
+        inbox: Some(inbox),
+        next_id: AtomicU64::new(0),
+        thread: Mutex::new(Some(thread)),
+        device: info,
+        plan,
+    })
+}
+
+fn load<D: Device>(
+    device: &D,
+    options: &mut EngineOptions,
+    checkpoints: &[Option<Checkpoint>; 2],
+    shared: bool,
+    layout: &crate::kv::PoolLayout,
+    limits: PassLimits,
+) -> Result<[Option<Model<D>>; 2], EngineError> {
+    let mut weights: [Option<Arc<Weights<D>>>; 2] = [None, None];
+    for role in [Role::Base, Role::Draft] {
+        let Some(checkpoint) = &checkpoints[role.index()] else { continue };
+        if shared && role != memory::SHARED_ROLE {
+            weights[role.index()] = weights[memory::SHARED_ROLE.index()].clone();
+            continue;
+        }
+        let total_bytes = checkpoint.file_bytes();
+        let mut progress = |bytes| {
+            if let Some(hear) = &mut options.progress {
+                hear(LoadProgress { role, bytes, total_bytes });
+            }
+        };
+        weights[role.index()] = Some(Arc::new(Weights::load(device, checkpoint, &mut progress)?));
+    }
+    let mut models = [None, None];
+    for role in Role::ALL {
+        let (Some(checkpoint), Some(weights)) =
+            (&checkpoints[role.index()], weights[role.index()].clone())
+        else {
+            continue;
+        };
+        let architecture = checkpoint.architecture().clone();
+        let model =
+            Model::new(device, role.name(), role, architecture, weights, layout, limits)?;
+        models[role.index()] = Some(model);
+    }
+    Ok(models)
+}

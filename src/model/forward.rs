@@ -1,0 +1,252 @@
+//! One forward pass: a ragged batch in, wanted results out.
+//!
+//! [`Model::launch`] enqueues a pass on the model's own stream and returns at once on an
+//! asynchronous device; [`Model::collect`] waits. The engine launches both models before it
+//! collects either. Invariant: after [`Model::new`] a pass takes no memory from the device.
+
+use super::architecture::Architecture;
+use super::weights::Weights;
+use crate::device::{Device, Element, PageCopy, RaggedBatch, Results, Shape};
+use crate::error::DeviceError;
+use crate::kv::PoolLayout;
+use crate::ids::Role;
+use std::sync::Arc;
+
+/// The largest pass a model has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassLimits {
+    /// Rows, `T`.
+    pub rows: usize,
+    /// Rows with full logits.
+    pub full_rows: usize,
+    /// Rotary positions: the context.
+    pub positions: usize,
+}
+
+/// Activations of one pass, reused by every pass.
+struct Workspace<D: Device> {
+    hidden: D::Buffer,
+    q: D::Buffer,
+    attended: D::Buffer,
+    act: D::Buffer,
+    logits: D::Buffer,
+    results: D::Results,
+}
+
+/// A model on a device, with its stream and workspace.
+pub struct Model<D: Device> {
+    /// Name used in errors and reports.
+    pub name: String,
+    architecture: Architecture,
+    shape: Shape,
+    limits: PassLimits,
+    weights: Arc<Weights<D>>,
+    rope: D::Vector,
+    stream: D::Stream,
+    workspace: Workspace<D>,
+}
+
+/// A pass that was launched and not yet collected.
+pub struct InFlight<D: Device> {
+    batch: D::Batch,
+    /// Positions of the rows, for the error path.
+    positions: Vec<u32>,
+}
+
+impl<D: Device> Model<D> {
+    /// Takes the workspace for `limits`.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new(
+        device: &D,
+        name: &str,
+        role: Role,
+        architecture: Architecture,
+        weights: Arc<Weights<D>>,
+        layout: &PoolLayout,
+        limits: PassLimits,
+    ) -> Result<Self, DeviceError> {
+        let a = &architecture;
+        let shape = Shape {
+            hidden: a.hidden,
+            heads: a.heads,
+            kv_heads: a.kv_heads,
+            head_dim: a.head_dim,
+            ffn: a.ffn,
+            rms_eps: a.rms_eps,
+            layers: a.layers,
+            page_tokens: layout.page_tokens(role),
+            page_bytes: layout.page_bytes() as usize,
+        };
+        let buffer = |width: usize, what: &str| {
+            device.buffer(limits.rows * width, Element::Activation, &format!("{what} of {name}"))
+        };
+        let workspace = Workspace {
+            hidden: buffer(a.hidden, "hidden states")?,
+            q: buffer(a.heads * a.head_dim, "queries")?,
+            attended: buffer(a.heads * a.head_dim, "attention outputs")?,
+            act: buffer(a.ffn, "feed-forward activations")?,
+            logits: device.buffer(
+                limits.full_rows * a.vocab,
+                Element::Logit,
+                &format!("logits of {name}"),
+            )?,
+            results: device.results()?,
+        };
+        let rope = device.vector(&rope_table(a, limits.positions))?;
+        let stream = device.stream(role.name())?;
+        Ok(Self { name: name.into(), shape, limits, weights, rope, stream, workspace, architecture })
+    }
+
+    /// Sizes and settings of the model.
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The largest pass there is room for.
+    #[must_use]
+    pub fn limits(&self) -> PassLimits {
+        self.limits
+    }
+
+    /// Copies pages ahead of a pass that will write to the copies.
+    ///
+    /// # Errors
+    /// On a device failure.
+    pub fn copy_pages(
+        &self,
+        device: &D,
+        copies: &[PageCopy],
+        pool: &mut D::Buffer,
+    ) -> Result<(), DeviceError> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        device.copy_pages(&self.stream, &self.shape, copies, pool)
+    }
+
+    /// Enqueues a pass.
+    ///
+    /// # Errors
+    /// On a device failure.
+    ///
+    /// # Panics
+    /// If the batch contradicts itself or exceeds the limits: the engine built it wrongly.
+    pub fn launch(
+        &mut self,
+        device: &D,
+        pool: &mut D::Buffer,
+        batch: RaggedBatch,
+    ) -> Result<InFlight<D>, DeviceError> {
+        let (limits, page_tokens) = (self.limits, self.shape.page_tokens);
+        if let Err(what) = batch.validate(self.architecture.vocab, page_tokens, limits.positions) {
+            panic!("malformed batch for {}: {what}", self.name);
+        }
+        assert!(batch.rows() <= limits.rows && batch.full_rows() <= limits.full_rows);
+        let positions = batch.positions.clone();
+        let batch = device.stage(&self.stream, batch)?;
+        device.embed(&self.stream, self.weights.embed(), &batch, &mut self.workspace.hidden)?;
+        for layer in 0..self.shape.layers {
+            self.layer(device, layer, &batch, pool)?;
+        }
+        let w = &mut self.workspace;
+        let head = self.weights.head();
+        let (stream, shape) = (&self.stream, &self.shape);
+        device.head(stream, shape, &head, &batch, &w.hidden, &mut w.logits, &mut w.results)?;
+        device.sample(stream, &batch, &w.logits, &mut w.results)?;
+        Ok(InFlight { batch, positions })
+    }
+
+    /// Waits for a pass.
+    ///
+    /// # Errors
+    /// On a device failure, or [`DeviceError::NonFinite`] naming layer and token.
+    pub fn collect(
+        &mut self,
+        device: &D,
+        pool: &mut D::Buffer,
+        pass: &InFlight<D>,
+    ) -> Result<Results, DeviceError> {
+        let results = device.collect(&self.stream, &pass.batch, &mut self.workspace.results)?;
+        match results.non_finite_row {
+            None => Ok(results),
+            Some(row) => Err(self.locate_non_finite(device, pool, pass, row)?),
+        }
+    }
+
+    /// Row `row` of the logits of the last pass, `[V]`; for tests and traces.
+    ///
+    /// # Errors
+    /// On a device failure.
+    pub fn logits(&self, device: &D, row: usize) -> Result<Vec<f32>, DeviceError> {
+        let vocab = self.architecture.vocab;
+        device.read(&self.stream, &self.workspace.logits, row * vocab, vocab)
+    }
+
+    fn layer(
+        &mut self,
+        device: &D,
+        layer: usize,
+        batch: &D::Batch,
+        pool: &mut D::Buffer,
+    ) -> Result<(), DeviceError> {
+        let (stream, shape, w) = (&self.stream, &self.shape, &mut self.workspace);
+        let weights = &self.weights.layers[layer];
+        device.qkv(
+            stream, shape, layer, &weights.qkv, &self.rope, batch, &w.hidden, &mut w.q, pool,
+        )?;
+        device.attention(stream, shape, layer, batch, &w.q, pool, &mut w.attended)?;
+        device.project(stream, &weights.output, batch, &w.attended, &mut w.hidden)?;
+        device.gate_up(stream, shape, &weights.gate_up, batch, &w.hidden, &mut w.act)?;
+        device.project(stream, &weights.down, batch, &w.act, &mut w.hidden)
+    }
+
+    /// Runs the pass again, layer by layer, to say where the first bad value appears. Writing the
+    /// same keys and values to the same slots again changes nothing.
+    fn locate_non_finite(
+        &mut self,
+        device: &D,
+        pool: &mut D::Buffer,
+        pass: &InFlight<D>,
+        head_row: usize,
+    ) -> Result<DeviceError, DeviceError> {
+        let (rows, width) = (pass.positions.len(), self.shape.hidden);
+        let error = |layer: String, row: usize| DeviceError::NonFinite {
+            model: self.name.clone(),
+            layer,
+            token: pass.positions[row],
+        };
+        device.embed(&self.stream, self.weights.embed(), &pass.batch, &mut self.workspace.hidden)?;
+        let found =
+            device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
+        if let Some(row) = found {
+            return Ok(error("embedding".into(), row));
+        }
+        for layer in 0..self.shape.layers {
+            self.layer(device, layer, &pass.batch, pool)?;
+            let found =
+                device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
+            if let Some(row) = found {
+                let model = self.name.clone();
+                let token = pass.positions[row];
+                return Ok(DeviceError::NonFinite { model, layer: layer.to_string(), token });
+            }
+        }
+        let model = self.name.clone();
+        Ok(DeviceError::NonFinite { model, layer: "head".into(), token: pass.positions[head_row] })
+    }
+}
+
+/// `[positions][cos: D/2, sin: D/2]`, computed in f64 and rounded once.
+fn rope_table(a: &Architecture, positions: usize) -> Vec<f32> {
+    let (frequencies, factor) = a.rope_frequencies();
+    let mut table = Vec::with_capacity(positions * a.head_dim);
+    for position in 0..positions {
+        let angles = frequencies.iter().map(|f| position as f64 * f64::from(*f));
+        table.extend(angles.clone().map(|x| (x.cos() * f64::from(factor)) as f32));
+        table.extend(angles.map(|x| (x.sin() * f64::from(factor)) as f32));
+    }
+    table
+}

@@ -1,0 +1,125 @@
+//! A checkpoint's tensors on a device, each still in the block type of its file.
+//!
+//! Invariant: one [`Weights`] per file. When base and draft are the same file they share it.
+//! Read next: [`super::forward`].
+
+use super::architecture::Architecture;
+use super::checkpoint::{Checkpoint, TensorName, TensorView};
+use crate::device::{Device, GateUpWeights, HeadWeights, Linear, MatrixView, QkvWeights, blocks};
+use crate::error::{DeviceError, LoadError};
+
+/// Weights of one layer.
+pub struct LayerWeights<D: Device> {
+    /// Norm and projections before attention.
+    pub qkv: QkvWeights<D>,
+    /// Output projection, `[C, H*D]`.
+    pub output: Linear<D>,
+    /// Norm and the two gated projections.
+    pub gate_up: GateUpWeights<D>,
+    /// Down projection, `[C, F]`.
+    pub down: Linear<D>,
+}
+
+/// All weights of one model.
+pub struct Weights<D: Device> {
+    embed: D::Matrix,
+    head: Option<D::Matrix>,
+    final_norm: D::Vector,
+    /// In order.
+    pub layers: Vec<LayerWeights<D>>,
+}
+
+impl<D: Device> Weights<D> {
+    /// Loads every tensor. `progress` hears the bytes of each as it lands.
+    ///
+    /// # Errors
+    /// When the device has no room. The checkpoint itself was validated when it was opened.
+    pub fn load(
+        device: &D,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, LoadError> {
+        let architecture = checkpoint.architecture();
+        let mut loader = Loader { device, checkpoint, progress };
+        let layers =
+            (0..architecture.layers).map(|l| loader.layer(architecture, l)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            embed: loader.matrix(TensorName::Embed)?,
+            head: if architecture.tied_head { None } else { Some(loader.matrix(TensorName::Head)?) },
+            final_norm: loader.vector(TensorName::FinalNorm)?,
+            layers,
+        })
+    }
+
+    /// The token embedding, `[V, C]`.
+    #[must_use]
+    pub fn embed(&self) -> &D::Matrix {
+        &self.embed
+    }
+
+    /// Final norm and head.
+    #[must_use]
+    pub fn head(&self) -> HeadWeights<'_, D> {
+        HeadWeights { norm: &self.final_norm, matrix: self.head.as_ref().unwrap_or(&self.embed) }
+    }
+}
+
+struct Loader<'a, D: Device> {
+    device: &'a D,
+    checkpoint: &'a Checkpoint,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl<D: Device> Loader<'_, D> {
+    fn layer(&mut self, a: &Architecture, l: usize) -> Result<LayerWeights<D>, LoadError> {
+        use TensorName as T;
+        let qk = |name| a.qk_norm.then_some(name);
+        let bias = |name| a.qkv_bias.then_some(name);
+        Ok(LayerWeights {
+            qkv: QkvWeights {
+                norm: self.vector(T::AttnNorm(l))?,
+                q: self.linear(T::Q(l), bias(T::QBias(l)))?,
+                k: self.linear(T::K(l), bias(T::KBias(l)))?,
+                v: self.linear(T::V(l), bias(T::VBias(l)))?,
+                q_norm: self.optional(qk(T::QNorm(l)))?,
+                k_norm: self.optional(qk(T::KNorm(l)))?,
+            },
+            output: self.linear(T::O(l), None)?,
+            gate_up: GateUpWeights {
+                norm: self.vector(T::FfnNorm(l))?,
+                gate: self.matrix(T::Gate(l))?,
+                up: self.matrix(T::Up(l))?,
+            },
+            down: self.linear(T::Down(l), None)?,
+        })
+    }
+
+    fn linear(
+        &mut self,
+        matrix: TensorName,
+        bias: Option<TensorName>,
+    ) -> Result<Linear<D>, LoadError> {
+        Ok(Linear { matrix: self.matrix(matrix)?, bias: self.optional(bias)? })
+    }
+
+    fn matrix(&mut self, name: TensorName) -> Result<D::Matrix, LoadError> {
+        let tensor = self.checkpoint.tensor(name)?;
+        let TensorView { rows, cols, kind, .. } = tensor;
+        let view = MatrixView { name: &tensor.name, rows, cols, kind, bytes: &tensor.bytes };
+        let matrix = self.device.matrix(view)?;
+        (self.progress)(tensor.bytes.len() as u64);
+        Ok(matrix)
+    }
+
+    fn optional(&mut self, name: Option<TensorName>) -> Result<Option<D::Vector>, LoadError> {
+        name.map(|n| self.vector(n)).transpose()
+    }
+
+    fn vector(&mut self, name: TensorName) -> Result<D::Vector, LoadError> {
+        let tensor = self.checkpoint.tensor(name)?;
+        let mut values = vec![0.0; tensor.rows * tensor.cols];
+        blocks::dequantize_row(tensor.kind, &tensor.bytes, &mut values);
+        (self.progress)(tensor.bytes.len() as u64);
+        self.device.vector(&values).map_err(|e: DeviceError| e.into())
+    }
+}

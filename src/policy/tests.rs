@@ -1,0 +1,277 @@
+//! Drives the policies with scripted models: a model is a hash of its tail, so two runs that keep
+//! the same tail see the same tokens, and hostile outcomes are one seed away.
+
+use super::stepwise::*;
+use super::*;
+use crate::sample::{Readout, SamplingParams};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const END_OF_TURN: TokenId = TokenId(0);
+const CLOSE: TokenId = TokenId(1);
+const DELIMITER: TokenId = TokenId(2);
+
+struct Script {
+    seed: u64,
+    /// Tail ids and who wrote them.
+    tail: Vec<(TokenId, Origin)>,
+    ids: Vec<TokenId>,
+    context: usize,
+}
+
+impl Tails for Script {
+    fn ids(&self, _: BranchId) -> &[TokenId] {
+        &self.ids
+    }
+}
+
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+impl Script {
+    fn hash(&self, salt: u64) -> u64 {
+        let fold = |h, t: &TokenId| mix(h ^ u64::from(t.0).wrapping_mul(0x9e37_79b9));
+        self.ids.iter().fold(mix(self.seed ^ salt), fold)
+    }
+
+    fn push(&mut self, id: TokenId, origin: Origin) {
+        self.tail.push((id, origin));
+        self.ids.push(id);
+    }
+
+    fn decode(&mut self, d: &Decode) -> Outcome {
+        let start = self.ids.len() as u32;
+        assert!(d.until.limit >= 1, "a decode must be allowed one token");
+        let stop = loop {
+            if self.ids.len() >= self.context {
+                break StopCause::Context;
+            }
+            let id = TokenId((self.hash(1 + d.role.index() as u64) % 12) as u32);
+            self.push(id, d.role.into());
+            if d.until.ids.contains(&id) {
+                break StopCause::Id(id);
+            }
+            if id == DELIMITER && !d.until.strings.is_empty() {
+                break StopCause::String(0);
+            }
+            if self.ids.len() as u32 - start == d.until.limit {
+                break StopCause::Limit;
+            }
+        };
+        let range = start..self.ids.len() as u32;
+        Outcome::Decoded { branch: d.branch, role: d.role, range, stop, stats: vec![] }
+    }
+
+    fn score(&self, s: &Score) -> Outcome {
+        let mut probs = vec![0.0; s.labels.len()];
+        probs[(self.hash(9) % 10) as usize] = 1.0;
+        Outcome::Scored { branch: s.branch, role: s.role, probs, logprobs: vec![] }
+    }
+
+    /// Runs to the end and returns the reason and the notes.
+    fn run(&mut self, policy: &mut dyn Policy) -> (FinishWhy, Vec<Note>) {
+        let mut notes = vec![];
+        let mut queue = std::collections::VecDeque::from([Outcome::Started]);
+        for _ in 0..100_000 {
+            let outcome = queue.pop_front().expect("a policy without a command in flight is stuck");
+            let turn = policy.next(self, outcome);
+            notes.extend(turn.notes);
+            let mut in_flight = 0;
+            for command in turn.commands {
+                match command {
+                    Command::Decode(d) => {
+                        in_flight += 1;
+                        let outcome = self.decode(&d);
+                        queue.push_back(outcome);
+                    }
+                    Command::Score(s) => {
+                        in_flight += 1;
+                        queue.push_back(self.score(&s));
+                    }
+                    Command::Inject { ids, .. } => {
+                        ids.into_iter().for_each(|id| self.push(id, Origin::Injected));
+                    }
+                    Command::Rollback { len, .. } => {
+                        assert!(len as usize <= self.ids.len());
+                        self.tail.truncate(len as usize);
+                        self.ids.truncate(len as usize);
+                    }
+                    Command::Finish { why } => {
+                        assert!(in_flight == 0 && queue.is_empty(), "finished with work in flight");
+                        return (why, notes);
+                    }
+                    other => panic!("unexpected {other:?}"),
+                }
+            }
+        }
+        panic!("no end in sight");
+    }
+}
+
+fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> StepwiseSettings {
+    let ids = |n: u32| -> Arc<[TokenId]> { (100..100 + n).map(TokenId).collect() };
+    StepwiseSettings {
+        writer,
+        first_n: 0,
+        judge: threshold.map(|threshold| Judge {
+            suffix: ids(5),
+            suffix_after_open_step: ids(6),
+            suffix_after_turn: ids(4),
+            labels: ids(10),
+            readout: Readout::Greedy,
+            threshold,
+            cutoff: 0.5,
+            step_logprobs: false,
+        }),
+        delimiter: "\n\n".into(),
+        step_tokens_max: 9,
+        token_budget: budget,
+        answer_tokens_max: 12,
+        stop_on_repeat: true,
+        reasoning: if tags {
+            Reasoning::Tags { close: Close::Id(CLOSE), close_ids: vec![CLOSE] }
+        } else {
+            Reasoning::None
+        },
+        answer_by: AnswerBy::Draft,
+        end_of_turn: vec![END_OF_TURN],
+        sampling: Arc::new(SamplingParams::greedy()),
+    }
+}
+
+fn run(seed: u64, context: usize, s: StepwiseSettings) -> (Script, FinishWhy, Vec<Note>) {
+    let mut script = Script { seed, tail: vec![], ids: vec![], context };
+    let (why, notes) = script.run(&mut Stepwise::new(s));
+    (script, why, notes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn every_run_ends_once_within_its_budgets(
+        seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
+        first_n in 0u32..4,
+    ) {
+        let s = StepwiseSettings {
+            first_n, ..settings(Role::Draft, Some(threshold), budget, tags)
+        };
+        let (script, _, notes) = run(seed, context, s);
+        let answer = notes.iter().find_map(|n| match n {
+            Note::AnswerBegan { at, .. } => Some(*at as usize),
+            _ => None,
+        });
+        let sampled = |t: &[(TokenId, Origin)]| t.iter().filter(|t| t.1 != Origin::Injected).count();
+        let cut = answer.unwrap_or(script.tail.len());
+        prop_assert!(sampled(&script.tail[..cut]) <= budget as usize);
+        prop_assert!(sampled(&script.tail[cut..]) <= 12);
+    }
+
+    #[test]
+    fn kept_steps_tile_the_reply(seed: u64, threshold in 0f32..11.0, tags: bool) {
+        let (script, _, notes) = run(seed, 400, settings(Role::Draft, Some(threshold), 60, tags));
+        let mut at = 0;
+        for note in &notes {
+            if let Note::StepKept { start, end, writer, .. } = note {
+                prop_assert_eq!(*start, at);
+                prop_assert!(end > start);
+                let by = Origin::from(*writer);
+                let ok = |t: &(TokenId, Origin)| t.1 == by || t.1 == Origin::Injected;
+                prop_assert!(script.tail[*start as usize..*end as usize].iter().all(ok));
+                at = *end;
+            }
+        }
+    }
+
+    #[test]
+    fn threshold_zero_answered_by_the_draft_is_the_draft(seed: u64, tags: bool) {
+        let (spec, why, _) = run(seed, 400, settings(Role::Draft, Some(0.0), 60, tags));
+        let (alone, why_alone, _) = run(seed, 400, settings(Role::Draft, None, 60, tags));
+        prop_assert_eq!(spec.tail, alone.tail);
+        prop_assert_eq!(why, why_alone);
+    }
+
+    #[test]
+    fn an_impossible_threshold_answered_by_the_base_is_the_base(seed: u64, tags: bool) {
+        let by_base = |s| StepwiseSettings { answer_by: AnswerBy::Base, ..s };
+        let (spec, ..) = run(seed, 400, by_base(settings(Role::Draft, Some(10.0), 60, tags)));
+        let (alone, ..) = run(seed, 400, by_base(settings(Role::Base, None, 60, tags)));
+        prop_assert_eq!(spec.tail, alone.tail);
+    }
+
+    #[test]
+    fn thinking_holds_exactly_one_close_marker_when_it_ends(seed: u64, budget in 1u32..40) {
+        let (script, _, notes) = run(seed, 400, settings(Role::Draft, Some(5.0), budget, true));
+        for note in &notes {
+            if let Note::AnswerBegan { at, .. } = note {
+                let closes = script.ids[..*at as usize].iter().filter(|id| **id == CLOSE).count();
+                prop_assert_eq!(closes, 1);
+                prop_assert_eq!(script.ids[*at as usize - 1], CLOSE);
+            }
+        }
+    }
+}
+
+/// A draft that says the same step again and again.
+struct Parrot(Vec<TokenId>);
+
+impl Tails for Parrot {
+    fn ids(&self, _: BranchId) -> &[TokenId] {
+        &self.0
+    }
+}
+
+#[test]
+fn a_step_repeated_word_for_word_ends_the_thinking() {
+    let mut parrot = Parrot(vec![]);
+    let mut policy = Stepwise::new(settings(Role::Draft, None, 1000, true));
+    let mut turn = policy.next(&parrot, Outcome::Started);
+    for _ in 0..3 {
+        let start = parrot.0.len() as u32;
+        parrot.0.extend([TokenId(7), DELIMITER]);
+        turn = policy.next(
+            &parrot,
+            Outcome::Decoded {
+                branch: BranchId::ROOT,
+                role: Role::Draft,
+                range: start..start + 2,
+                stop: StopCause::String(0),
+                stats: vec![],
+            },
+        );
+    }
+    assert!(turn.notes.iter().any(|n| matches!(
+        n,
+        Note::AnswerBegan { why: ThinkingEnd::Repeated, .. }
+    )));
+    assert!(matches!(&turn.commands[0], Command::Inject { ids, .. } if ids == &[CLOSE]));
+}
+
+#[test]
+fn a_rejected_step_is_rolled_back_before_the_base_writes() {
+    let tails = Parrot(vec![TokenId(7), DELIMITER]);
+    let mut policy = Stepwise::new(settings(Role::Draft, Some(7.0), 1000, true));
+    policy.next(&tails, Outcome::Started);
+    policy.next(
+        &tails,
+        Outcome::Decoded {
+            branch: BranchId::ROOT,
+            role: Role::Draft,
+            range: 0..2,
+            stop: StopCause::String(0),
+            stats: vec![],
+        },
+    );
+    let mut probs = vec![0.0; 10];
+    probs[3] = 1.0;
+    let turn = policy.next(
+        &tails,
+        Outcome::Scored { branch: BranchId::ROOT, role: Role::Base, probs, logprobs: vec![] },
+    );
+    assert!(matches!(turn.commands[0], Command::Rollback { len: 0, .. }));
+    assert!(matches!(&turn.commands[1], Command::Decode(d) if d.role == Role::Base));
+    assert!(matches!(turn.notes[0], Note::StepScored { accepted: false, drafted: 2, .. }));
+}

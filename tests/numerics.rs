@@ -1,0 +1,233 @@
+//! Logits against an independent float32 forward written in NumPy
+//! (`tests/fixtures/numerics/make_goldens.py`), and the fast path against the reference.
+
+use forerun::device::cpu::{CpuDevice, CpuOptions};
+use forerun::device::reference::ReferenceDevice;
+use forerun::device::{Device, KvType};
+use forerun::ids::TokenId;
+use forerun::model::checkpoint::Checkpoint;
+use forerun::model::{PassLimits, Solo};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LIMITS: PassLimits = PassLimits { rows: 64, full_rows: 64, positions: 512 };
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/numerics")
+}
+
+struct Golden {
+    name: String,
+    folder: PathBuf,
+    ids: Vec<TokenId>,
+    greedy: Vec<TokenId>,
+    /// Position and its logits.
+    logits: Vec<(usize, Vec<f32>)>,
+    max_abs_logit: f32,
+    /// GGUF files with the same weights, and the type of theirs.
+    gguf: Vec<(PathBuf, bool)>,
+}
+
+fn ids(value: &serde_json::Value) -> Vec<TokenId> {
+    let ids = value.as_array().expect("a list of ids");
+    ids.iter().map(|id| TokenId(id.as_u64().expect("an id") as u32)).collect()
+}
+
+fn goldens() -> Vec<Golden> {
+    let mut goldens = vec![];
+    for entry in fs::read_dir(fixtures()).expect("fixtures") {
+        let folder = entry.expect("an entry").path();
+        let Ok(text) = fs::read_to_string(folder.join("golden.json")) else { continue };
+        let golden: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let vocab = golden["vocab_size"].as_u64().expect("a size") as usize;
+        let bytes = fs::read(folder.join("logits.f32")).expect("logits");
+        let floats: Vec<f32> =
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let positions = golden["positions"].as_array().expect("positions");
+        let positions = positions.iter().map(|p| p.as_u64().expect("a position") as usize);
+        let files = golden["gguf"].as_object().expect("a map");
+        goldens.push(Golden {
+            name: folder.file_name().expect("a name").to_string_lossy().into_owned(),
+            ids: ids(&golden["ids"]),
+            greedy: ids(&golden["greedy"]),
+            logits: positions.zip(floats.chunks_exact(vocab).map(<[f32]>::to_vec)).collect(),
+            max_abs_logit: golden["max_abs_logit"].as_f64().expect("a number") as f32,
+            gguf: files
+                .iter()
+                .map(|(f, v)| (folder.join(f), v["same_as_folder"] == true))
+                .collect(),
+            folder,
+        });
+    }
+    assert!(goldens.len() >= 5, "fixtures are missing");
+    goldens
+}
+
+fn solo<D: Device>(device: D, path: &Path) -> Solo<D> {
+    let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{e}"));
+    Solo::load(device, &checkpoint, LIMITS).expect("room for a small model")
+}
+
+fn reference(path: &Path) -> Solo<ReferenceDevice> {
+    solo(ReferenceDevice::new(KvType::F32), path)
+}
+
+fn worst(golden: &Golden, logits: &[Vec<f32>]) -> f32 {
+    let differences = golden.logits.iter().flat_map(|(position, expected)| {
+        expected.iter().zip(&logits[*position]).map(|(a, b)| (a - b).abs())
+    });
+    differences.fold(0.0, f32::max)
+}
+
+#[test]
+fn reference_logits_equal_an_independent_float32_forward() {
+    for golden in goldens() {
+        let worst = worst(&golden, &reference(&golden.folder).logits(&golden.ids).expect("logits"));
+        let bound = 1e-4 * golden.max_abs_logit;
+        println!("{}: worst difference {worst:.2e}, bound {bound:.2e}", golden.name);
+        assert!(worst <= bound, "{}: {worst} > {bound}", golden.name);
+    }
+}
+
+#[test]
+fn gguf_files_with_the_same_weights_give_the_same_logits() {
+    let mut compared = 0;
+    for golden in goldens() {
+        for (file, same) in golden.gguf.iter().filter(|(_, same)| *same) {
+            let worst = worst(&golden, &reference(file).logits(&golden.ids).expect("logits"));
+            let bound = 1e-4 * golden.max_abs_logit;
+            assert!(*same && worst <= bound, "{}: {worst} > {bound}", file.display());
+            compared += 1;
+        }
+    }
+    assert!(compared >= 2, "{compared} files compared");
+}
+
+#[test]
+fn greedy_text_equals_that_of_the_independent_forward() {
+    for golden in goldens() {
+        let text = reference(&golden.folder).greedy(&golden.ids, golden.greedy.len());
+        assert_eq!(text.expect("tokens"), golden.greedy, "{}", golden.name);
+    }
+}
+
+/// KL(reference, fast) in nats, and whether the most likely token is the same.
+fn compare(reference: &[f32], fast: &[f32]) -> (f64, bool) {
+    let log_softmax = |row: &[f32]| {
+        let max = row.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
+        row.iter().map(|x| f64::from(x - max) - sum.ln()).collect::<Vec<_>>()
+    };
+    let (p, q) = (log_softmax(reference), log_softmax(fast));
+    let kl = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+    let top = |row: &[f32]| {
+        row.iter().enumerate().fold(0, |best, (i, x)| if *x > row[best] { i } else { best })
+    };
+    (kl, top(reference) == top(fast))
+}
+
+/// Mean KL and top-1 agreement of the CPU device against the reference on the same ids.
+fn fast_path(path: &Path, ids: &[TokenId]) -> (f64, f64) {
+    let cpu = CpuDevice::new(CpuOptions::default()).expect("a CPU");
+    let expected = reference(path).logits(ids).expect("logits");
+    let fast = solo(cpu, path).logits(ids).expect("logits");
+    let rows: Vec<_> = expected.iter().zip(&fast).map(|(a, b)| compare(a, b)).collect();
+    let n = rows.len() as f64;
+    let kl = rows.iter().map(|r| r.0).sum::<f64>() / n;
+    (kl, rows.iter().filter(|r| r.1).count() as f64 / n)
+}
+
+#[test]
+fn the_cpu_path_stays_within_the_tolerances_of_the_fast_path() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/assets/tiny");
+    let golden = fs::read_to_string(tiny.join("golden.json")).expect("the pair's golden file");
+    let golden: serde_json::Value = serde_json::from_str(&golden).expect("JSON");
+    let prompts = golden["prompts"].as_array().expect("prompts");
+    for role in ["base", "draft"] {
+        for prompt in prompts.iter().take(4) {
+            let (kl, agreement) = fast_path(&tiny.join(role), &ids(&prompt["ids"]));
+            println!("tiny {role}: mean KL {kl:.2e}, top-1 agreement {agreement:.3}");
+            assert!(kl <= 0.01 && agreement >= 0.98, "{role}: KL {kl}, agreement {agreement}");
+        }
+    }
+}
+
+fn models() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let named = std::env::var_os("FORERUN_MODELS").map(PathBuf::from);
+    named.unwrap_or_else(|| home.join(".cache/forerun/models"))
+}
+
+/// Greedy text of llama.cpp and its own top-2 gaps, from `benches/peers/greedy.py`.
+fn against_llama_cpp(model: &str) {
+    let path = models().join(format!("{model}.gguf"));
+    if !path.exists() {
+        eprintln!("skipped: {model} is not here; `forerun pull {model}` brings it");
+        return;
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("tests/fixtures/llama_cpp/{model}.json"));
+    let golden = fs::read_to_string(file).expect("llama.cpp's texts");
+    let golden: serde_json::Value = serde_json::from_str(&golden).expect("JSON");
+    let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{e}"));
+    let device = CpuDevice::new(CpuOptions::default()).expect("a CPU");
+    let limits = PassLimits { rows: 256, full_rows: 4, positions: 1024 };
+    let mut solo = Solo::load(device, &checkpoint, limits).expect("room for the model");
+    let (mut identical, mut firsts) = (0, vec![]);
+    let prompts = golden["prompts"].as_array().expect("prompts");
+    for (i, prompt) in prompts.iter().enumerate() {
+        let expected = ids(&prompt["greedy"]);
+        let prompt_ids = ids(&prompt["ids"]);
+        solo.truncate(0);
+        let text = solo.greedy(&prompt_ids, expected.len()).expect("tokens");
+        let Some(at) = text.iter().zip(&expected).position(|(a, b)| a != b) else {
+            identical += 1;
+            firsts.push(expected.len());
+            continue;
+        };
+        firsts.push(at);
+        let seen: Vec<TokenId> = prompt_ids.iter().chain(&expected[..at]).copied().collect();
+        let gap = top2_gap(&path, &seen);
+        println!(
+            "{model} prompt {i}: parts from llama.cpp at token {at}: {} vs {}, gap {gap:.3} nat in \
+             the f32 reference",
+            text[at], expected[at]
+        );
+        assert!(gap <= 0.25, "{model} prompt {i} parts at {at} where the gap is {gap} nat");
+    }
+    firsts.sort_unstable();
+    let median = firsts[firsts.len() / 2];
+    println!("{model}: {identical} of {} identical, median first difference {median}", firsts.len());
+    assert!(identical >= 5, "{model}: {identical} identical");
+    assert!(median >= 32, "{model}: median first difference {median}");
+}
+
+/// The gap between the two most likely tokens after `ids`, in the f32 reference.
+fn top2_gap(path: &Path, ids: &[TokenId]) -> f32 {
+    let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{e}"));
+    let limits = PassLimits { rows: 256, full_rows: 1, positions: 1024 };
+    let mut solo = Solo::load(ReferenceDevice::new(KvType::F32), &checkpoint, limits)
+        .expect("room for the reference");
+    let (last, before) = ids.split_last().expect("a prompt");
+    for chunk in before.chunks(256) {
+        solo.feed(chunk, vec![]).expect("a pass");
+    }
+    let mut row = solo.logits(&[*last]).expect("logits").remove(0);
+    row.sort_unstable_by(f32::total_cmp);
+    row[row.len() - 1] - row[row.len() - 2]
+}
+
+#[test]
+fn greedy_text_of_smollm2_is_that_of_llama_cpp() {
+    against_llama_cpp("smollm2-135m");
+}
+
+#[test]
+fn greedy_text_of_qwen_half_a_billion_is_that_of_llama_cpp() {
+    against_llama_cpp("qwen2.5-coder-0.5b");
+}
+
+#[test]
+fn greedy_text_of_qwen_one_and_a_half_billion_is_that_of_llama_cpp() {
+    against_llama_cpp("qwen2.5-coder-1.5b");
+}
