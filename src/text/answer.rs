@@ -112,7 +112,8 @@ fn clean(text: &str) -> &str {
     loop {
         let before = text;
         text = text.trim_end_matches(['.', ',', ';', ':']).trim();
-        for (open, close) in [("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")]
+        for (open, close) in
+            [("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")]
         {
             let inner = text.strip_prefix(open).and_then(|inner| inner.strip_suffix(close));
             text = inner.map_or(text, str::trim);
@@ -311,10 +312,8 @@ impl Ratio {
     }
 
     fn plus(self, other: Self) -> Option<Self> {
-        let top = self
-            .top
-            .checked_mul(other.bottom)?
-            .checked_add(other.top.checked_mul(self.bottom)?)?;
+        let top =
+            self.top.checked_mul(other.bottom)?.checked_add(other.top.checked_mul(self.bottom)?)?;
         Self::new(top, self.bottom.checked_mul(other.bottom)?)
     }
 
@@ -338,11 +337,8 @@ fn number(normal: &str) -> Option<Ratio> {
             _ => {}
         }
     }
-    let text = if text.trim().is_empty() {
-        normal.replace([WORDS_OPEN, WORDS_CLOSE], "")
-    } else {
-        text
-    };
+    let text =
+        if text.trim().is_empty() { normal.replace([WORDS_OPEN, WORDS_CLOSE], "") } else { text };
     // An exponent of a unit may stay behind: `5 \text{ cm}^2`.
     let text = match (words_end(normal), text.trim_end().strip_suffix(['2', '3'])) {
         (true, Some(base)) if base.ends_with('^') => base.trim_end_matches('^').to_owned(),
@@ -407,9 +403,8 @@ fn unsigned(text: &str) -> Option<Ratio> {
 fn raised(text: &str) -> Option<Ratio> {
     let (base, exponent) = text.split_once('^')?;
     let exponent = exponent.trim();
-    let exponent = exponent
-        .strip_prefix('{')
-        .map_or(Some(exponent), |inner| inner.strip_suffix('}'))?;
+    let exponent =
+        exponent.strip_prefix('{').map_or(Some(exponent), |inner| inner.strip_suffix('}'))?;
     decimal(base.trim())?.power(exponent.trim().parse().ok()?)
 }
 

@@ -58,8 +58,7 @@ struct Pre {
     ignore_merges: bool,
 }
 
-const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -133,7 +132,13 @@ const PRES: &[Pre] = &[
     },
     Pre {
         names: &["deepseek-coder"],
-        patterns: &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥\x{800}-一가-\x{D7FF}]+", r"\p{N}"],
+        patterns: &[
+            "[\r\n]",
+            r"\s?\p{L}+",
+            r"\s?\p{P}+",
+            r"[一-龥\x{800}-一가-\x{D7FF}]+",
+            r"\p{N}",
+        ],
         ..PLAIN
     },
     Pre {
@@ -229,10 +234,8 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<Parts, TextError> {
         )));
     }
     let (merges, pairs) = merges_by_score(vocab, &ids)?;
-    let mut builder = BPE::builder()
-        .vocab_and_merges(ids, merges)
-        .byte_fallback(true)
-        .fuse_unk(true);
+    let mut builder =
+        BPE::builder().vocab_and_merges(ids, merges).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = (0..vocab.tokens.len()).find(|&id| kind(vocab, id) == UNKNOWN) {
         builder = builder.unk_token(vocab.tokens[unknown].clone());
     }
@@ -249,10 +252,7 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<Parts, TextError> {
 /// The merges SentencePiece's scores imply: every way to split a piece into two pieces, best
 /// score first. Ties go as in the converter that wrote the original `tokenizer.json`: longer
 /// left part, longer right part, lower ids.
-fn merges_by_score(
-    vocab: &GgufVocab,
-    ids: &Vocab,
-) -> Result<(Merges, Vec<(u32, u32)>), TextError> {
+fn merges_by_score(vocab: &GgufVocab, ids: &Vocab) -> Result<(Merges, Vec<(u32, u32)>), TextError> {
     struct Candidate<'a> {
         score: f32,
         left: &'a str,

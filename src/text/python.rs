@@ -77,8 +77,7 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
                     None => usize::MAX,
                     Some(most) => usize::try_from(most?).unwrap_or(usize::MAX),
                 };
-                let mut parts: Vec<&str> =
-                    text.rsplitn(most.saturating_add(1), part).collect();
+                let mut parts: Vec<&str> = text.rsplitn(most.saturating_add(1), part).collect();
                 parts.reverse();
                 return Ok(list(&parts));
             }
@@ -88,9 +87,8 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
     if let (Some(text), "format") = (value.as_str(), name) {
         // Widths are written in the string; pay for them before the padding exists.
         let widths = text.split(|c: char| !c.is_ascii_digit()).filter(|run| !run.is_empty());
-        let bytes = widths.fold(0_u64, |sum, run| {
-            sum.saturating_add(run.parse().unwrap_or(u64::MAX))
-        });
+        let bytes =
+            widths.fold(0_u64, |sum, run| sum.saturating_add(run.parse().unwrap_or(u64::MAX)));
         state.consume_fuel(bytes / 64)?;
     }
     // `None` asks these for the default, which contrib expresses by no argument.
@@ -203,6 +201,8 @@ struct JsonStyle {
 }
 
 /// `json.dumps` with the parameters `transformers` exposes, in its order.
+// minijinja hands arguments to filters by value.
+#[allow(clippy::needless_pass_by_value)]
 fn tojson(
     state: &State,
     value: &Value,
@@ -236,8 +236,7 @@ fn tojson(
     options.assert_all_used()?;
     let style = JsonStyle { ensure_ascii, indent, item_separator, key_separator, sort_keys };
     check_depth(value, 0)?;
-    let json = serde_json::to_value(value)
-        .map_err(|error| invalid(format!("tojson: {error}")))?;
+    let json = serde_json::to_value(value).map_err(|error| invalid(format!("tojson: {error}")))?;
     let mut text = String::new();
     write_json(state, &mut text, &json, &style, 0)?;
     Ok(Value::from(text))
@@ -248,12 +247,10 @@ fn check_depth(value: &Value, depth: usize) -> Result<(), Error> {
         return Err(invalid("tojson: value nested too deeply"));
     }
     match value.kind() {
-        ValueKind::Seq => {
-            value.try_iter()?.try_for_each(|item| check_depth(&item, depth + 1))
+        ValueKind::Seq => value.try_iter()?.try_for_each(|item| check_depth(&item, depth + 1)),
+        ValueKind::Map => {
+            value.try_iter()?.try_for_each(|key| check_depth(&value.get_item(&key)?, depth + 1))
         }
-        ValueKind::Map => value
-            .try_iter()?
-            .try_for_each(|key| check_depth(&value.get_item(&key)?, depth + 1)),
         _ => Ok(()),
     }
 }
@@ -279,9 +276,8 @@ fn write_json(
         }
         Json::String(text) => write_json_str(out, text, style.ensure_ascii),
         Json::Array(items) => {
-            let write = |out: &mut String, item: &Json| {
-                write_json(state, out, item, style, depth + 1)
-            };
+            let write =
+                |out: &mut String, item: &Json| write_json(state, out, item, style, depth + 1);
             return write_items(out, ['[', ']'], items.iter(), style, depth, write);
         }
         Json::Object(fields) => {
@@ -357,8 +353,18 @@ fn write_json_str(out: &mut String, text: &str, ensure_ascii: bool) {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] =
     ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -368,8 +374,8 @@ const DAYS: [&str; 7] =
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100)
-        || year.is_multiple_of(400);
+    let leap =
+        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
     let (mut year, mut day) = (1970, days);
     while day >= 365 + u64::from(leap(year)) {
         day -= 365 + u64::from(leap(year));

@@ -85,11 +85,7 @@ pub struct RenderOptions {
 
 impl Default for RenderOptions {
     fn default() -> Self {
-        Self {
-            add_generation_prompt: true,
-            continue_final_message: false,
-            variables: Map::new(),
-        }
+        Self { add_generation_prompt: true, continue_final_message: false, variables: Map::new() }
     }
 }
 
@@ -329,9 +325,7 @@ fn on_own_stack<T: Send>(
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, work)
             .map_err(|error| invalid(format!("no thread to render on: {error}")))?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(invalid("the template engine panicked".to_owned())))
+        thread.join().unwrap_or_else(|_| Err(invalid("the template engine panicked".to_owned())))
     })
 }
 
@@ -381,8 +375,7 @@ mod tests {
     #[test]
     fn both_flags_together_are_an_error() {
         let template = ChatTemplate::new("{{ messages[0].content }}", SpecialText::default());
-        let options =
-            RenderOptions { continue_final_message: true, ..RenderOptions::default() };
+        let options = RenderOptions { continue_final_message: true, ..RenderOptions::default() };
         let error = template.unwrap().render(&[Message::new("user", "x")], &options).unwrap_err();
         assert!(error.to_string().contains("exclude each other"), "{error}");
     }
@@ -399,7 +392,10 @@ mod tests {
         let deep = format!("{{% set x = {}1{} %}}", "[".repeat(5000), "]".repeat(5000));
         let blocks = "{% if 1 %}".repeat(20_000);
         for (what, source) in [
-            ("endless loop", "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}"),
+            (
+                "endless loop",
+                "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+            ),
             (
                 "doubling",
                 "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(64) %}\
@@ -407,8 +403,11 @@ mod tests {
             ),
             ("repeat", "{{ 'abc' * 99999999 }}"),
             ("big range", "{{ range(1000000000)|list }}"),
-            ("replace", "{% set n = namespace(x='a') %}{% for i in range(64) %}\
-                 {% set n.x = n.x.replace('a', 'aaaaaaaaaaaaaaaa') %}{% endfor %}"),
+            (
+                "replace",
+                "{% set n = namespace(x='a') %}{% for i in range(64) %}\
+                 {% set n.x = n.x.replace('a', 'aaaaaaaaaaaaaaaa') %}{% endfor %}",
+            ),
             ("macro recursion", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
             ("open parentheses", &format!("{{{{ {nest}")),
             ("deep literal", &deep),

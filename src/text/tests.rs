@@ -244,8 +244,7 @@ mod comparing {
     fn only_one_model_with_an_end_of_turn_is_an_error() {
         let tiny = tiny();
         let none = SpecialRoles::default();
-        let error =
-            IdMap::build(&tiny, &none, &tiny, &roles(&tiny, &["<|im_end|>"])).unwrap_err();
+        let error = IdMap::build(&tiny, &none, &tiny, &roles(&tiny, &["<|im_end|>"])).unwrap_err();
         assert!(error.contains("draft model has no end-of-turn"), "{error}");
     }
 }
@@ -615,9 +614,8 @@ mod gguf {
             let value = reader.value(kind);
             fields.insert(name, value);
         }
-        let mut field = |name: &str| {
-            fields.remove(&format!("tokenizer.ggml.{name}")).unwrap_or(Json::Null)
-        };
+        let mut field =
+            |name: &str| fields.remove(&format!("tokenizer.ggml.{name}")).unwrap_or(Json::Null);
         GgufVocab {
             model: field("model").as_str().unwrap().to_owned(),
             pre: field("pre").as_str().unwrap().to_owned(),

@@ -281,6 +281,8 @@ pub(super) fn invalid(message: String) -> TextError {
     TextError::Tokenizer(message)
 }
 
+// By value, to be named in `map_err`.
+#[allow(clippy::needless_pass_by_value)]
 pub(super) fn failed(error: tokenizers::Error) -> TextError {
     TextError::Tokenizer(error.to_string())
 }
