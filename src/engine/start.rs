@@ -132,14 +132,15 @@ fn open(pair: &Pair) -> Result<Opened, EngineError> {
         draft = Some(checkpoint);
     }
     let partner = draft_text.as_ref().unwrap_or(&base_text);
-    let map = IdMap::build(
-        &partner.tokenizer,
-        &partner.roles,
-        &base_text.tokenizer,
-        &base_text.roles,
-    )
-    .map_err(LoadError::Pair)?;
-    Ok(Opened { checkpoints: [draft, Some(base)], texts: [draft_text, Some(base_text)], map, shared })
+    let map =
+        IdMap::build(&partner.tokenizer, &partner.roles, &base_text.tokenizer, &base_text.roles)
+            .map_err(LoadError::Pair)?;
+    Ok(Opened {
+        checkpoints: [draft, Some(base)],
+        texts: [draft_text, Some(base_text)],
+        map,
+        shared,
+    })
 }
 
 fn open_model(source: &ModelSource) -> Result<Checkpoint, LoadError> {
@@ -174,7 +175,9 @@ fn context(options: &EngineOptions, opened: &Opened) -> Result<u32, EngineError>
     match options.max_model_len {
         Some(asked) if asked == 0 || asked > trained => Err(EngineError::Invalid {
             field: "max-model-len",
-            reason: format!("expected 1 to {trained}, which the models were trained for, got {asked}"),
+            reason: format!(
+                "expected 1 to {trained}, which the models were trained for, got {asked}"
+            ),
         }),
         Some(asked) => Ok(asked),
         None => Ok(trained.min(config::MODEL_LEN_MAX)),
@@ -202,7 +205,10 @@ fn launch<D: Device>(
         })
     });
     let mut plan = MemoryPlan {
-        weights_bytes: opened.checkpoints.each_ref().map(|c| c.as_ref().map_or(0, |c| c.file_bytes())),
+        weights_bytes: opened
+            .checkpoints
+            .each_ref()
+            .map(|c| c.as_ref().map_or(0, |c| c.file_bytes())),
         workspace_bytes: opened
             .checkpoints
             .each_ref()
@@ -236,11 +242,7 @@ fn launch<D: Device>(
         prepared.judge_ids(&prepared.pair.settings.judge, config::STEP_DELIMITER)?;
     }
     let models = load(&device, &mut options, &opened.checkpoints, opened.shared, &layout, limits)?;
-    let pages = device.buffer(
-        layout.used_bytes() as usize,
-        Element::KvByte,
-        "the KV pool",
-    )?;
+    let pages = device.buffer(layout.used_bytes() as usize, Element::KvByte, "the KV pool")?;
     device.seal();
     let (inbox, receiver) = std::sync::mpsc::sync_channel(config::QUEUE_MAX);
     let runner = Runner {
@@ -299,8 +301,7 @@ fn load<D: Device>(
             continue;
         };
         let architecture = checkpoint.architecture().clone();
-        let model =
-            Model::new(device, role.name(), role, architecture, weights, layout, limits)?;
+        let model = Model::new(device, role.name(), role, architecture, weights, layout, limits)?;
         models[role.index()] = Some(model);
     }
     Ok(models)

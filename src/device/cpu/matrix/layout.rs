@@ -299,9 +299,8 @@ fn put_k(five_bits: bool, block: &[u8], lane: usize, cell: &mut [u8]) {
     let (nibbles, base) = if five_bits { (48, Q5_K_NIBBLES) } else { (16, K_QUANTS) };
     for group in 0..8 {
         if five_bits {
-            let bits = (0..8).fold(0, |all, quad| {
-                all | (word(block, 16 + 4 * quad) >> group & ONES) << quad
-            });
+            let bits = (0..8)
+                .fold(0, |all, quad| all | (word(block, 16 + 4 * quad) >> group & ONES) << quad);
             put_word(cell, vector_place(K_QUANTS, group, lane), bits);
         }
         let bytes = &block[nibbles + group / 2 * 32..][..32];
