@@ -299,9 +299,8 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "t" => 40,
         _ => return Err(format!("expected a size such as 512M or 2G, got {text:?}")),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("expected a size such as 512M or 2G, got {text:?}"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("expected a size such as 512M or 2G, got {text:?}"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than 16 EiB"))
 }
 

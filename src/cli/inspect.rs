@@ -74,7 +74,10 @@ fn report(name: &str, checkpoint: &Checkpoint, list: bool) -> Result<String> {
     rows.push(("context", format!("{} tokens", a.context)));
     rows.push(("rope", format!("theta {}, scaling {:?}", a.rope.theta, a.rope.scaling)));
     let size = ui::bytes(checkpoint.file_bytes());
-    rows.push(("parameters", format!("{} in {} tensors, {size}", millions(elements), tensors.len())));
+    rows.push((
+        "parameters",
+        format!("{} in {} tensors, {size}", millions(elements), tensors.len()),
+    ));
     rows.push(("quantisation", quantisation(&tensors)));
     rows.push(("per token", per_token(checkpoint, &tensors)?));
     rows.extend(text_rows(name, checkpoint)?);
@@ -166,12 +169,15 @@ fn text_rows(name: &str, checkpoint: &Checkpoint) -> Result<Vec<(&'static str, S
         format!("{text} {id}")
     });
     rows.push(("ends a turn", ends.collect::<Vec<_>>().join(", ")));
-    rows.push(("template", match checkpoint.chat_template() {
-        Some(template) if template.contains("</think>") => {
-            format!("present, {} characters, knows <think>", template.chars().count())
-        }
-        Some(template) => format!("present, {} characters", template.chars().count()),
-        None => "none: forerun run needs one".into(),
-    }));
+    rows.push((
+        "template",
+        match checkpoint.chat_template() {
+            Some(template) if template.contains("</think>") => {
+                format!("present, {} characters, knows <think>", template.chars().count())
+            }
+            Some(template) => format!("present, {} characters", template.chars().count()),
+            None => "none: forerun run needs one".into(),
+        },
+    ));
     Ok(rows)
 }

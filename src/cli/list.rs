@@ -63,7 +63,11 @@ fn table(out: &mut impl Write, head: [&str; 3], rows: &[[String; 3]]) -> std::io
         cells.chain([head[column].len()]).max().unwrap_or(0)
     };
     let (first, second) = (width(0), width(1));
-    writeln!(out, "{}", format!("{:first$}  {:second$}  {}", head[0], head[1], head[2]).trim_end())?;
+    writeln!(
+        out,
+        "{}",
+        format!("{:first$}  {:second$}  {}", head[0], head[1], head[2]).trim_end()
+    )?;
     for [a, b, c] in rows {
         writeln!(out, "{a:first$}  {b:second$}  {c}")?;
     }

@@ -141,13 +141,16 @@ fn describe(error: &anyhow::Error) -> String {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn start_log(verbose: bool) -> Result<()> {
     let filter = match std::env::var("FORERUN_LOG") {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives)
-            .with_context(|| format!("FORERUN_LOG={directives}"))?,
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::try_new(&directives).with_context(|| format!("FORERUN_LOG={directives}"))?
+        }
         _ => EnvFilter::new(if verbose { "warn,forerun=info" } else { "warn" }),
     };
     tracing_subscriber::fmt()
@@ -175,7 +178,9 @@ mod tests {
         let named = |id: &str| format!("FORERUN_{}", id.to_ascii_uppercase());
         for verb in Cli::command().get_subcommands() {
             let flags = verb.get_arguments().filter(|a| a.get_long().is_some_and(|l| l != "help"));
-            for flag in flags.filter(|a| !["bench", "eval"].contains(&verb.get_name()) && a.get_long() != Some("version")) {
+            for flag in flags.filter(|a| {
+                !["bench", "eval"].contains(&verb.get_name()) && a.get_long() != Some("version")
+            }) {
                 let long = flag.get_long().expect("filtered").replace('-', "_");
                 let env = flag.get_env().map(|e| e.to_string_lossy().into_owned());
                 assert_eq!(env, Some(named(&long)), "{} --{long}", verb.get_name());

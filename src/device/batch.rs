@@ -5,7 +5,9 @@
 //! is the branch's table. For a scoring suffix `prefix` is the branch's table and `own` a scratch
 //! table, so the suffix leaves no trace in the branch.
 //!
-//! Invariant: logical key index = `prefix` keys first, then `own` keys; attention sums in this order.
+//! Invariant: the keys a row sees form one sequence, `prefix` keys first, then the visible `own`
+//! keys, without gaps ([`RaggedBatch::key`]); attention sums in this order. So a branch of a tree
+//! draft has the same bits as the same tokens decoded one after another.
 
 use crate::ids::{PageId, TokenId};
 use crate::sample::{History, Key, SamplingParams};
@@ -42,6 +44,31 @@ pub struct RowGroup {
     pub own: Span,
     /// Visibility among the own keys.
     pub mask: Mask,
+}
+
+impl RowGroup {
+    /// How many keys row `i` of the group (counted from 0) sees, itself included.
+    ///
+    /// # Panics
+    /// If a tree mask has no entry `i`.
+    #[must_use]
+    pub fn visible(&self, i: usize) -> usize {
+        self.prefix.len
+            + match &self.mask {
+                Mask::Causal => self.own.len + i + 1,
+                Mask::Tree(bits) => bits[i].count_ones() as usize,
+            }
+    }
+
+    /// Leading keys that are the same for every row of the group that sees so many: all of them
+    /// without a tree mask, the prefix with one.
+    #[must_use]
+    pub fn shared_keys(&self) -> usize {
+        match &self.mask {
+            Mask::Causal => self.prefix.len + self.own.len + self.rows.len(),
+            Mask::Tree(_) => self.prefix.len,
+        }
+    }
 }
 
 /// What is wanted of one row's logits.
@@ -119,6 +146,37 @@ impl RaggedBatch {
         self.heads.iter().filter(|h| h.kind == HeadKind::Full).count()
     }
 
+    /// Page and slot of token `index` of `span`; `page_tokens` is a power of two.
+    ///
+    /// # Panics
+    /// If the span's pages do not reach that far.
+    #[must_use]
+    pub fn place(&self, span: &Span, index: usize, page_tokens: usize) -> (PageId, usize) {
+        debug_assert!(page_tokens.is_power_of_two(), "{page_tokens} tokens per page");
+        let page = index >> page_tokens.trailing_zeros();
+        (self.pages[span.pages.clone()][page], index & (page_tokens - 1))
+    }
+
+    /// Page and slot of the `j`-th key that row `i` of `group` sees, `j < group.visible(i)`.
+    ///
+    /// # Panics
+    /// If the row sees fewer keys.
+    #[must_use]
+    pub fn key(&self, group: &RowGroup, i: usize, j: usize, page_tokens: usize) -> (PageId, usize) {
+        let Some(own) = j.checked_sub(group.prefix.len) else {
+            return self.place(&group.prefix, j, page_tokens);
+        };
+        let index = match &group.mask {
+            Mask::Causal => own,
+            Mask::Tree(bits) => {
+                // Clear the lowest set bits to find the `own`-th visible key.
+                let rest = (0..own).fold(bits[i], |b, _| b & b.wrapping_sub(1));
+                rest.trailing_zeros() as usize
+            }
+        };
+        self.place(&group.own, index, page_tokens)
+    }
+
     /// Checks every index against every other, for a model with `vocab` ids, `page_tokens` tokens
     /// per page and `positions_max` rotary positions.
     ///
@@ -151,8 +209,12 @@ impl RaggedBatch {
             self.check_span(g, "own", &group.own, own, page_tokens)?;
             if let Mask::Tree(bits) = &group.mask {
                 let n = group.rows.len();
-                let inside = |(i, b): (usize, &u64)| b >> i & 1 == 1 && (i == 63 || b >> (i + 1) == 0);
-                if n > 64 || bits.len() != n || group.own.len != 0 || !bits.iter().enumerate().all(inside)
+                let inside =
+                    |(i, b): (usize, &u64)| b >> i & 1 == 1 && (i == 63 || b >> (i + 1) == 0);
+                if n > 64
+                    || bits.len() != n
+                    || group.own.len != 0
+                    || !bits.iter().enumerate().all(inside)
                 {
                     return Err(format!("group {g} has a malformed tree mask"));
                 }
@@ -172,7 +234,9 @@ impl RaggedBatch {
             }
         }
         match self.samples.iter().find(|s| s.logits_row >= self.full_rows()) {
-            Some(s) => Err(format!("sample from logits row {} of {}", s.logits_row, self.full_rows())),
+            Some(s) => {
+                Err(format!("sample from logits row {} of {}", s.logits_row, self.full_rows()))
+            }
             None => Ok(()),
         }
     }

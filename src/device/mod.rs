@@ -198,8 +198,12 @@ pub trait Device: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is not enough memory, or after the seal.
-    fn buffer(&self, count: usize, element: Element, what: &str)
-    -> Result<Self::Buffer, DeviceError>;
+    fn buffer(
+        &self,
+        count: usize,
+        element: Element,
+        what: &str,
+    ) -> Result<Self::Buffer, DeviceError>;
     /// Packs a matrix into the device's own layout.
     ///
     /// # Errors
@@ -261,7 +265,8 @@ pub trait Device: Send + Sync + 'static {
     ) -> Result<(), DeviceError>;
 
     /// `out[t, h, :] = softmax(q[t, h, :] · K / sqrt(D)) V` over the keys row `t` may see
-    /// ([`RowGroup`]), head `h` reading KV head `h / (H / G)`. `out` is `[T, H, D]`.
+    /// ([`RaggedBatch::key`]), head `h` reading KV head `h / (H / G)`. `out` is `[T, H, D]`. Slots
+    /// no row sees may hold anything, NaN included.
     #[expect(clippy::too_many_arguments, reason = "one fused operation, every operand named")]
     fn attention(
         &self,
@@ -320,7 +325,8 @@ pub trait Device: Send + Sync + 'static {
         results: &mut Self::Results,
     ) -> Result<(), DeviceError>;
 
-    /// Copies rows of pages inside the pool, for copy-on-write.
+    /// Copies rows of pages inside the pool, for copy-on-write. The copies have no order among
+    /// themselves: a destination is no other copy's source or destination.
     fn copy_pages(
         &self,
         stream: &Self::Stream,

@@ -15,6 +15,7 @@ use super::hf_folder::{self, FolderFiles};
 use super::tensors::{Format, TensorInfo, TensorMap, TensorName, TensorView};
 use super::{gguf_model, tensors};
 use crate::error::LoadError;
+use crate::text::{GgufVocab, SpecialText};
 
 /// A model file or folder that was opened and found usable.
 #[derive(Debug)]
@@ -40,42 +41,6 @@ pub enum TokenizerSource<'a> {
     Json(&'a [u8]),
     /// The vocabulary in GGUF metadata.
     Gguf(GgufVocab),
-}
-
-/// A vocabulary as GGUF metadata holds it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GgufVocab {
-    /// `tokenizer.ggml.model`.
-    pub model: String,
-    /// `tokenizer.ggml.pre`; empty where the file has none.
-    pub pre: String,
-    /// Text of each token.
-    pub tokens: Vec<String>,
-    /// Kind of each token; empty where the file has none.
-    pub token_types: Vec<i32>,
-    /// Score of each token; empty where the file has none.
-    pub scores: Vec<f32>,
-    /// Merges in order of rank, the two parts separated by a space.
-    pub merges: Vec<String>,
-    /// Beginning of sequence.
-    pub bos: Option<u32>,
-    /// End of sequence.
-    pub eos: Option<u32>,
-    /// Prompts begin with `bos`.
-    pub add_bos: bool,
-}
-
-/// The texts of special tokens, as chat templates use them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SpecialText {
-    /// Beginning of sequence.
-    pub bos: Option<String>,
-    /// End of sequence.
-    pub eos: Option<String>,
-    /// Unknown token.
-    pub unk: Option<String>,
-    /// Padding.
-    pub pad: Option<String>,
 }
 
 /// Sampling settings the model's authors recommend; `None` where they say nothing.
@@ -124,6 +89,15 @@ impl Checkpoint {
         };
         checkpoint.path = Some(canonical);
         Ok(checkpoint)
+    }
+
+    /// As [`Checkpoint::open`] for files compiled into the program, by name.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn embedded(files: &[(&'static str, &'static [u8])]) -> Result<Self, LoadError> {
+        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), FileBytes::from(*bytes)));
+        Self::from_files("embedded", files)
     }
 
     /// As [`Checkpoint::open`] for a folder whose files are in memory, by name.

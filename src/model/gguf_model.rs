@@ -5,12 +5,13 @@
 //! refused by name. Read next: [`super::hf_config`], the same for Hugging Face folders.
 
 use super::architecture::{Architecture, Family, Rope, RopeScaling};
-use super::checkpoint::{GenerationDefaults, GgufVocab, SpecialText, TextSettings};
+use super::checkpoint::{GenerationDefaults, TextSettings};
 use super::file_bytes::{Blame, excerpt};
 use super::gguf::{Gguf, Value};
 use super::tensors::{Format, StoredTensor, TensorName};
 use crate::device::blocks::{BlockType, dequantize_row};
 use crate::error::LoadError;
+use crate::text::{GgufVocab, SpecialText};
 
 /// The tensor of per-dimension divisors that Llama 3 files carry instead of scaling keys.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";

@@ -9,9 +9,10 @@ use std::fmt::Display;
 use serde_json::{Map, Value};
 
 use super::architecture::{Architecture, Family, Rope, RopeScaling, yarn_mscale};
-use super::checkpoint::{GenerationDefaults, SpecialText};
+use super::checkpoint::GenerationDefaults;
 use super::file_bytes::{Blame, excerpt};
 use crate::error::LoadError;
+use crate::text::SpecialText;
 
 /// A JSON object whose fields are read with errors that name them. `null` counts as absent.
 #[derive(Clone, Copy)]

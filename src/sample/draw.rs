@@ -14,7 +14,7 @@ use super::distribution::{Distribution, Entry, MASS_ONE, draw, exp_nonpositive, 
 use super::params::SamplingParams;
 use super::penalty::{self, History, Marks};
 use super::philox::{Key, uniform};
-use super::stats::{CHUNK, argmax, cleaned, maximum, stats};
+use super::stats::{argmax, cleaned, maximum, stats};
 
 /// Memory that [`process`] and [`sample`] reuse; one per thread, for any vocabulary.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Scratch {
     logits: Vec<f32>,
     marks: Marks,
     ranked: Vec<Ranked>,
+    weights: Vec<f32>,
+    candidates: Vec<Entry>,
     entries: Vec<Entry>,
 }
 
@@ -57,7 +59,7 @@ pub fn process<'a>(
     history: &History<'_>,
     scratch: &'a mut Scratch,
 ) -> Distribution<'a> {
-    let Scratch { logits: edited, marks, ranked, entries } = scratch;
+    let Scratch { logits: edited, marks, ranked, weights, candidates, entries } = scratch;
     let logits = if params.edits_logits() {
         edited.clear();
         edited.extend_from_slice(logits);
@@ -74,18 +76,21 @@ pub fn process<'a>(
     }
     let scale = Scale { max, inverse: 1.0 / params.temperature };
     let k = params.top_k as usize;
-    if k > 0 && k < logits.len() {
+    let nucleus = if k > 0 && k < logits.len() {
         select_top_k(logits, k, ranked);
         ranked.sort_unstable_by_key(|token| token.id);
-        entries.extend(
-            ranked.iter().map(|token| Entry { id: token.id, mass: scale.mass(token.logit) }),
-        );
-        entries.retain(|entry| entry.mass > 0);
+        let masses = ranked.iter().map(|token| (token.id, mass(scale.weight(token.logit))));
+        entries.extend(masses.filter(|(_, mass)| *mass > 0).map(|(id, mass)| Entry { id, mass }));
+        Nucleus::of(entries.iter().map(|entry| entry.mass).sum(), params.top_p)
     } else {
-        weigh(logits, scale, entries);
-    }
+        let nucleus = Nucleus::of(weigh(logits, scale, weights), params.top_p);
+        let bar = nucleus.bar(logits.len());
+        let masses = weights.iter().zip(0..).map(|(&weight, id)| (TokenId(id), mass(weight)));
+        entries.extend(masses.filter(|(_, mass)| *mass > bar).map(|(id, mass)| Entry { id, mass }));
+        nucleus
+    };
     if params.top_p < 1.0 {
-        keep_nucleus(entries, params.top_p);
+        nucleus.keep(entries, candidates);
     }
     if params.min_p > 0.0 {
         let bar = f64::from(params.min_p.min(1.0)) * MASS_ONE as f64;
@@ -125,25 +130,18 @@ struct Scale {
 }
 
 impl Scale {
-    /// `exp((logit - max) / T)` as a mass. A subtraction, a multiplication, never fused.
+    /// `exp((logit - max) / T)`: a subtraction, a multiplication, never fused.
     #[inline]
-    fn mass(self, logit: f32) -> u64 {
-        mass(exp_nonpositive((cleaned(logit) - self.max) * self.inverse))
+    fn weight(self, logit: f32) -> f32 {
+        exp_nonpositive((cleaned(logit) - self.max) * self.inverse)
     }
 }
 
-/// Masses of the whole vocabulary; tokens without mass are left out.
-fn weigh(logits: &[f32], scale: Scale, entries: &mut Vec<Entry>) {
-    let mut masses = [0_u64; CHUNK];
-    for (chunk, first) in logits.chunks(CHUNK).zip((0_u32..).step_by(CHUNK)) {
-        for (mass, &logit) in masses.iter_mut().zip(chunk) {
-            *mass = scale.mass(logit);
-        }
-        let found = masses[..chunk.len()].iter().zip(first..);
-        entries.extend(
-            found.filter(|(mass, _)| **mass > 0).map(|(&mass, id)| Entry { id: TokenId(id), mass }),
-        );
-    }
+/// Weights of the whole vocabulary, `[V]`, and the sum of their masses.
+fn weigh(logits: &[f32], scale: Scale, weights: &mut Vec<f32>) -> u64 {
+    weights.clear();
+    weights.extend(logits.iter().map(|&logit| scale.weight(logit)));
+    weights.iter().map(|&weight| mass(weight)).sum()
 }
 
 /// Leaves in `ranked` the `k` largest logits, in no order; of equals at the boundary the lower ids.
@@ -173,36 +171,58 @@ fn select_top_k(logits: &[f32], k: usize, ranked: &mut Vec<Ranked>) {
     }
 }
 
-/// Keeps the fewest likeliest entries whose masses reach `top_p` of the total, ascending by id.
-fn keep_nucleus(entries: &mut Vec<Entry>, top_p: f32) {
-    let total: u64 = entries.iter().map(|entry| entry.mass).sum();
-    let target = ((f64::from(top_p) * total as f64).ceil() as u64).clamp(1, total);
-    // Everything at or below this bar sums to at most `total - target`, so the nucleus is reached
-    // without it. For language models this removes nearly the whole vocabulary.
-    let bar = (total - target) / entries.len() as u64;
-    entries.retain(|entry| entry.mass > bar);
-    let len = nucleus_len(entries, target);
-    entries.truncate(len);
-    entries.sort_unstable_by_key(|entry| entry.id);
+/// The fewest likeliest tokens whose masses reach `target`, which is a share of `total`.
+#[derive(Clone, Copy)]
+struct Nucleus {
+    total: u64,
+    target: u64,
 }
 
-/// Moves the likeliest entries that together reach `target` to the front and counts them.
-fn nucleus_len(entries: &mut [Entry], target: u64) -> usize {
-    // entries[..low] outrank the rest and lack `missing` of the target; entries[low..high] have it.
-    let (mut low, mut high, mut missing) = (0, entries.len(), target);
-    while high - low > 1 {
-        let half = (high - low) / 2;
-        let window = &mut entries[low..high];
-        window.select_nth_unstable_by(half, |a, b| b.mass.cmp(&a.mass).then(a.id.cmp(&b.id)));
-        let upper: u64 = window[..half].iter().map(|entry| entry.mass).sum();
-        if upper >= missing {
-            high = low + half;
-        } else {
-            missing -= upper;
-            low += half;
-        }
+impl Nucleus {
+    fn of(total: u64, top_p: f32) -> Self {
+        let target = (f64::from(top_p) * total as f64).ceil() as u64;
+        Self { total, target: target.clamp(1, total) }
     }
-    high
+
+    /// A mass that no token of the nucleus is at or below, given `count` tokens in all.
+    ///
+    /// Tokens at or below it sum to at most `total - target`, so the rest reaches the target. For
+    /// language models this leaves out nearly the whole vocabulary; zero when nothing may go.
+    fn bar(self, count: usize) -> u64 {
+        (self.total - self.target) / count as u64
+    }
+
+    /// Keeps the nucleus of `entries`, whose masses reach the target, without reordering them.
+    fn keep(self, entries: &mut Vec<Entry>, candidates: &mut Vec<Entry>) {
+        candidates.clear();
+        candidates.extend_from_slice(entries);
+        let last = self.last_of(candidates);
+        entries.retain(|entry| by_rank(entry, &last).is_le());
+    }
+
+    /// The least likely token of the nucleus, by quickselect on running sums.
+    fn last_of(self, candidates: &mut [Entry]) -> Entry {
+        // Those left of the window outrank it and lack `missing` of the target; it reaches that.
+        let (mut window, mut missing) = (candidates, self.target);
+        while window.len() > 1 {
+            let half = window.len() / 2;
+            window.select_nth_unstable_by(half, by_rank);
+            let (upper, lower) = window.split_at_mut(half);
+            let sum: u64 = upper.iter().map(|entry| entry.mass).sum();
+            if sum >= missing {
+                window = upper;
+            } else {
+                missing -= sum;
+                window = lower;
+            }
+        }
+        window[0]
+    }
+}
+
+/// The likelier first; of equals, the lower id.
+fn by_rank(a: &Entry, b: &Entry) -> std::cmp::Ordering {
+    b.mass.cmp(&a.mass).then(a.id.cmp(&b.id))
 }
 
 #[cfg(test)]

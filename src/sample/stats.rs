@@ -8,8 +8,8 @@ use crate::ids::TokenId;
 
 use super::distribution::{MASS_ONE, exp_nonpositive, mass};
 
-/// Logits handled at a time, so that the exponentials vectorise.
-pub(super) const CHUNK: usize = 64;
+/// Logits handled at a time, in separate loops that vectorise.
+const CHUNK: usize = 64;
 
 /// The softmax of one row of logits at temperature 1, summarised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,13 +75,18 @@ pub fn stats(logits: &[f32]) -> Stats {
         return Stats { logsumexp: f64::from(max), entropy_nats: 0.0, top1: (top, 1.0) };
     }
     let (mut total, mut spread) = (0_u64, 0_u64);
+    let (mut gaps, mut weights) = ([0.0_f32; CHUNK], [0.0_f32; CHUNK]);
     for chunk in logits.chunks(CHUNK) {
-        for &logit in chunk {
-            let gap = cleaned(logit) - max;
-            let weight = exp_nonpositive(gap);
+        for ((gap, weight), &logit) in gaps.iter_mut().zip(&mut weights).zip(chunk) {
+            let difference = cleaned(logit) - max;
+            // Beyond -87 the weight is zero; the bound keeps zero times infinity away.
+            *gap = if difference > -88.0 { -difference } else { 88.0 };
+            *weight = exp_nonpositive(-*gap);
+        }
+        for (&gap, &weight) in gaps.iter().zip(&weights[..chunk.len()]) {
             total += mass(weight);
-            // -x·exp(x) never exceeds 1/e; where the weight is zero the gap may be infinite.
-            spread += mass(if weight > 0.0 { weight * -gap } else { 0.0 });
+            // x·exp(-x) never exceeds 1/e.
+            spread += mass(weight * gap);
         }
     }
     let one = MASS_ONE as f64;

