@@ -133,6 +133,7 @@ impl Progress {
         let cost = &mut self.cost[phase as usize];
         cost.ms += ms;
         cost.rows += rows;
+        cost.passes += 1;
         self.step_ms += ms;
     }
 }

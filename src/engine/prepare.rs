@@ -227,9 +227,13 @@ impl Prepared {
         };
         let pages = |role: Role| {
             let prompt = prompts[role.index()].len();
-            let tokens = if prompt == 0 { 0 } else { prompt + tail_max + close };
+            if prompt == 0 {
+                // The request does not run this model; the engine may not even have it.
+                return 0;
+            }
+            let tokens = prompt + tail_max + close;
             // One more for a partly shared last page, and the suffix has pages of its own.
-            let pages = tokens.div_ceil(self.layout.page_tokens(role)) + usize::from(tokens > 0);
+            let pages = tokens.div_ceil(self.layout.page_tokens(role)) + 1;
             let suffix = if role == Role::Base { scratch } else { 0 };
             pages + suffix.div_ceil(self.layout.page_tokens(role))
         };
