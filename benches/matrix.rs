@@ -49,7 +49,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Copies of one matrix of pseudo-random quants that together exceed the caches.
-fn round(kind: BlockType, rows: usize, cols: usize) -> Result<Vec<Matrix>, Box<dyn std::error::Error>> {
+fn round(
+    kind: BlockType,
+    rows: usize,
+    cols: usize,
+) -> Result<Vec<Matrix>, Box<dyn std::error::Error>> {
     let size = kind.row_bytes(cols).ok_or("whole blocks")? * rows;
     let mut state = 1_u32;
     let mut bytes = vec![0; size];
@@ -60,7 +64,9 @@ fn round(kind: BlockType, rows: usize, cols: usize) -> Result<Vec<Matrix>, Box<d
     }
     let scale = f16::from_f32(0.01).to_le_bytes();
     if !kind.is_plain() {
-        bytes.chunks_exact_mut(kind.block_bytes()).for_each(|block| block[..2].copy_from_slice(&scale));
+        bytes
+            .chunks_exact_mut(kind.block_bytes())
+            .for_each(|block| block[..2].copy_from_slice(&scale));
     }
     let view = MatrixView { name: "bench", rows, cols, kind, bytes: &bytes };
     let copies = (ROUND_BYTES / size).clamp(2, 64);

@@ -400,7 +400,8 @@ mod tests {
                 let (head, tail) = stat.rsplit_once(')').unwrap();
                 if head.contains(name) {
                     let fields: Vec<_> = tail.split_whitespace().collect();
-                    total += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+                    total +=
+                        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
                 }
             }
             total

@@ -41,8 +41,7 @@ struct Partial {
 }
 
 impl Partial {
-    const NONE: Self =
-        Self { max: f32::NEG_INFINITY, id: 0, sum: 0.0, target: 0.0, finite: true };
+    const NONE: Self = Self { max: f32::NEG_INFINITY, id: 0, sum: 0.0, target: 0.0, finite: true };
 }
 
 /// Streams heads; keeps its scratch memory from call to call.

@@ -1,10 +1,10 @@
 //! How sixteen rows of blocks lie in memory.
 //!
-//! A *panel* is 16 consecutive rows. It is a sequence of *cells*: the 16 blocks (one per row) of the
-//! same columns; plain types count 32 columns as a block. Inside a cell, first the scales of all
-//! rows, then the quants in vectors of 64 bytes, four bytes (a *quad* of consecutive columns) per
-//! row: a 64-byte load is one quad of 16 rows, a 32-byte load one of 8, and lane `r` is always row
-//! `r`. Cells hold exactly the bytes of their blocks.
+//! A *panel* is 16 consecutive rows. It is a sequence of *cells*: the 16 blocks (one per row) of
+//! the same columns; plain types count 32 columns as a block. Inside a cell, first the scales of
+//! all rows, then the quants in vectors of 64 bytes, four bytes per row (a *quad* of consecutive
+//! columns): a 64-byte load is one quad of 16 rows, a 32-byte load one of 8, and lane `r` is always
+//! row `r`. Cells hold exactly the bytes of their blocks.
 //!
 //! Quants of 32 columns, eight quads `0..8`, are stored as
 //! - nibbles: 4 vectors, vector `v` with quad `v` in the low and quad `v + 4` in the high nibbles;
@@ -299,9 +299,8 @@ fn put_k(five_bits: bool, block: &[u8], lane: usize, cell: &mut [u8]) {
     let (nibbles, base) = if five_bits { (48, Q5_K_NIBBLES) } else { (16, K_QUANTS) };
     for group in 0..8 {
         if five_bits {
-            let bits = (0..8).fold(0, |all, quad| {
-                all | (word(block, 16 + 4 * quad) >> group & ONES) << quad
-            });
+            let bits = (0..8)
+                .fold(0, |all, quad| all | (word(block, 16 + 4 * quad) >> group & ONES) << quad);
             put_word(cell, vector_place(K_QUANTS, group, lane), bits);
         }
         let bytes = &block[nibbles + group / 2 * 32..][..32];

@@ -102,7 +102,8 @@ fn packing_keeps_every_byte_of_every_block_type() {
     let mut random = Random(1);
     for kind in BlockType::ALL {
         for (rows, blocks) in [(1, 1), (16, 2), (37, 3)] {
-            let cols = if kind.is_plain() { 32 * blocks - 7 } else { kind.block_elements() * blocks };
+            let cols =
+                if kind.is_plain() { 32 * blocks - 7 } else { kind.block_elements() * blocks };
             let row_bytes = kind.row_bytes(cols).unwrap();
             // Any byte whatever, scales too: packing must not look at values.
             let bytes: Vec<u8> = (0..rows * row_bytes).map(|_| random.next() as u8).collect();
@@ -185,7 +186,8 @@ fn reference(w: &Matrix, x: &[f32]) -> Vec<(f64, f64)> {
                     // An offset is at most a few times the heaviest weight of its block (AVX-512
                     // offsets signed bytes by 128, as much as the heaviest can be).
                     let roundings = 32.0 + cols as f64 / 32.0;
-                    bound += roundings * 2.0_f64.powi(-24) * (w * x).abs().max(3.0 * heaviest * largest);
+                    bound +=
+                        roundings * 2.0_f64.powi(-24) * (w * x).abs().max(3.0 * heaviest * largest);
                 }
             }
             out.push((exact, bound));
@@ -387,7 +389,10 @@ fn a_streaming_head_finds_what_full_rows_hold() {
         for t in [0, 7, 39] {
             let need = Need::INT8;
             alone.prepare(&threads[0], simd, x.row(t), 1, 256, need);
-            assert_eq!(scan.scan(&threads[1], simd, &w, &alone, true, &targets[t..=t])[0], found[t]);
+            assert_eq!(
+                scan.scan(&threads[1], simd, &w, &alone, true, &targets[t..=t])[0],
+                found[t]
+            );
         }
     }
 }

@@ -5,6 +5,8 @@
 //! need the sign trick (`|w|` times `x` with the sign of `w`). Invariant: an [`Avx2`] exists only
 //! where the processor has the three extensions. Read next: `avx512`.
 
+#![expect(clippy::needless_range_loop, reason = "`q` counts weights and bytes alike")]
+
 use super::{Kernel, Simd};
 use core::arch::x86_64::*;
 use half::{bf16, f16};
@@ -221,7 +223,8 @@ impl Simd for Avx2 {
     unsafe fn store_i8_ptr(self, to: *mut i8, v: __m256i) {
         // SAFETY: see above the impl; 8 bytes are written.
         unsafe {
-            let words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let words =
+                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
             _mm_storel_epi64(to.cast(), _mm_packs_epi16(words, words));
         }
     }

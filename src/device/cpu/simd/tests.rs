@@ -218,7 +218,8 @@ fn dots_are_exact<const Q: usize>(mask: u8) {
                 x.fill(-127);
             }
             let (mut out, mut out_signed) = ([0.0; 16], [0.0; 16]);
-            let kernel = Dots::<Q> { w: &w, x: &x, mask, out: &mut out, out_signed: &mut out_signed };
+            let kernel =
+                Dots::<Q> { w: &w, x: &x, mask, out: &mut out, out_signed: &mut out_signed };
             let lanes = level.dispatch(kernel);
             for lane in 0..lanes {
                 let (mut unsigned, mut signed) = (-3, 0);
