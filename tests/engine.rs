@@ -113,7 +113,8 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     let engine = tiny();
     let run = |seed| {
         let sampling = SamplingOverrides {
-            temperature: Some(1.0),
+            temperature: Some(3.0),
+            top_p: Some(1.0),
             seed: Some(seed),
             ..SamplingOverrides::default()
         };

@@ -197,7 +197,10 @@ fn against_llama_cpp(model: &str) {
     }
     firsts.sort_unstable();
     let median = firsts[firsts.len() / 2];
-    println!("{model}: {identical} of {} identical, median first difference {median}", firsts.len());
+    println!(
+        "{model}: {identical} of {} identical, median first difference {median}",
+        firsts.len()
+    );
     assert!(identical >= 5, "{model}: {identical} identical");
     assert!(median >= 32, "{model}: median first difference {median}");
 }

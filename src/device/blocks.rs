@@ -342,6 +342,20 @@ mod tests {
     }
 
     #[test]
+    fn every_type_decodes_to_the_bits_of_the_gguf_package() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/load/blocks");
+        let read = |file: String| std::fs::read(format!("{folder}/{file}")).unwrap();
+        for kind in BlockType::ALL {
+            let (bytes, expected) = (read(format!("{kind}.bin")), read(format!("{kind}.f32")));
+            let mut values = vec![f32::NAN; expected.len() / 4];
+            dequantize_row(kind, &bytes, &mut values);
+            let bits: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let differs = bits.chunks(4).zip(expected.chunks(4)).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "{kind}: first differing element");
+        }
+    }
+
+    #[test]
     fn a_row_that_cuts_a_block_has_no_size() {
         assert_eq!(BlockType::Q4_K.row_bytes(256), Some(144));
         assert_eq!(BlockType::Q4_K.row_bytes(255), None);

@@ -82,11 +82,7 @@ fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> R
 }
 
 /// What the task in flight on `at` wants of the next pass.
-pub(super) fn wanted(
-    live: &mut Live,
-    pool: &mut Pool,
-    at: (Role, BranchId),
-) -> Option<Work> {
+pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> Option<Work> {
     let (role, branch) = at;
     live.branches.get(&branch)?.tasks[role.index()].as_ref()?;
     let seq = live.sequence(pool, role, branch);
@@ -166,8 +162,9 @@ impl Assembly {
                 }
                 if done + suffix.len() == task.score.suffix.len() {
                     let labels = task.score.labels.iter();
-                    let labels: Vec<TokenId> =
-                        labels.map(|id| vocabulary.to_model(role, *id)).collect::<Result<_, _>>()?;
+                    let labels: Vec<TokenId> = labels
+                        .map(|id| vocabulary.to_model(role, *id))
+                        .collect::<Result<_, _>>()?;
                     slot.read = Read::Labels(self.batch.heads.len());
                     let row = self.batch.rows() - 1;
                     self.batch.heads.push(HeadRow { row, kind: HeadKind::Labels(labels) });

@@ -214,12 +214,7 @@ impl Live {
     }
 
     /// Hands an outcome to the policy and executes what it answers.
-    pub(super) fn advance(
-        &mut self,
-        pool: &mut Pool,
-        vocabulary: &Vocabulary,
-        outcome: Outcome,
-    ) {
+    pub(super) fn advance(&mut self, pool: &mut Pool, vocabulary: &Vocabulary, outcome: Outcome) {
         let mut policy = self.policy.take().expect("a policy is put back after every turn");
         let mut outcomes = std::collections::VecDeque::from([outcome]);
         while let Some(outcome) = outcomes.pop_front() {
@@ -253,7 +248,8 @@ impl Live {
                 let matcher = StopStrings::new(decode.until.strings.clone()).matcher();
                 let sentence = SentenceEnd::new();
                 let (at, role) = (decode.branch, decode.role);
-                let task = Task::Decode(DecodeTask { decode, start, matcher, sentence, stats: vec![] });
+                let task =
+                    Task::Decode(DecodeTask { decode, start, matcher, sentence, stats: vec![] });
                 self.start(at, role, task);
             }
             Command::Score(score) => {
@@ -279,7 +275,8 @@ impl Live {
                 outcomes.push_back(Outcome::Forked { branches });
             }
             Command::Keep { branch } => {
-                let others: Vec<_> = self.branches.keys().copied().filter(|b| *b != branch).collect();
+                let others: Vec<_> =
+                    self.branches.keys().copied().filter(|b| *b != branch).collect();
                 others.into_iter().for_each(|b| self.drop_branch(pool, b));
                 outcomes.push_back(Outcome::Done { branch });
             }
@@ -388,7 +385,8 @@ impl Live {
     pub(super) fn release(&mut self, pool: &mut Pool, vocabulary: &Vocabulary) {
         let accepted = matches!(self.finished, Some(Ok(_)));
         for role in Role::ALL {
-            let Some(seq) = self.branches.get(&BranchId::ROOT).and_then(|b| b.kv[role.index()]) else {
+            let Some(seq) = self.branches.get(&BranchId::ROOT).and_then(|b| b.kv[role.index()])
+            else {
                 continue;
             };
             let ids: Result<Vec<_>, _> = (0..pool.len(seq))
@@ -399,9 +397,10 @@ impl Live {
             }
         }
         let branches: Vec<_> = self.branches.keys().copied().collect();
-        let root = self.branches.get_mut(&BranchId::ROOT).map(|b| {
-            (std::mem::take(&mut b.ids), std::mem::take(&mut b.origins))
-        });
+        let root = self
+            .branches
+            .get_mut(&BranchId::ROOT)
+            .map(|b| (std::mem::take(&mut b.ids), std::mem::take(&mut b.origins)));
         branches.into_iter().for_each(|b| self.drop_branch(pool, b));
         // The reply is still to be written from the root's tail.
         let (ids, origins) = root.unwrap_or_default();

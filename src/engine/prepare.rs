@@ -13,9 +13,7 @@ use crate::error::{RequestError, TextError};
 use crate::ids::{RequestId, Role, TokenId};
 use crate::kv::PoolLayout;
 use crate::model::checkpoint::GenerationDefaults;
-use crate::policy::{
-    AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings,
-};
+use crate::policy::{AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings};
 use crate::sample::SamplingParams;
 use crate::text::{ChatTemplate, RenderOptions, SpecialRoles, Tokenizer};
 use std::sync::Arc;
@@ -67,7 +65,11 @@ impl Prepared {
     }
 
     /// See [`super::Engine::render`].
-    pub(super) fn render(&self, request: &Request, role: Role) -> Result<Vec<TokenId>, RequestError> {
+    pub(super) fn render(
+        &self,
+        request: &Request,
+        role: Role,
+    ) -> Result<Vec<TokenId>, RequestError> {
         let judge = self.judge_text(request);
         self.prompt(request, role, &judge)
     }

@@ -117,8 +117,7 @@ impl<D: Device> Runner<D> {
                     continue;
                 }
                 let at = (role, branch);
-                let added =
-                    assembly.add(index, live, &mut self.pool, &self.vocabulary, at, rows);
+                let added = assembly.add(index, live, &mut self.pool, &self.vocabulary, at, rows);
                 if let Err(error) = added {
                     live.finished = Some(Err(error));
                 }

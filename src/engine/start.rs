@@ -132,14 +132,15 @@ fn open(pair: &Pair) -> Result<Opened, EngineError> {
         draft = Some(checkpoint);
     }
     let partner = draft_text.as_ref().unwrap_or(&base_text);
-    let map = IdMap::build(
-        &partner.tokenizer,
-        &partner.roles,
-        &base_text.tokenizer,
-        &base_text.roles,
-    )
-    .map_err(LoadError::Pair)?;
-    Ok(Opened { checkpoints: [draft, Some(base)], texts: [draft_text, Some(base_text)], map, shared })
+    let map =
+        IdMap::build(&partner.tokenizer, &partner.roles, &base_text.tokenizer, &base_text.roles)
+            .map_err(LoadError::Pair)?;
+    Ok(Opened {
+        checkpoints: [draft, Some(base)],
+        texts: [draft_text, Some(base_text)],
+        map,
+        shared,
+    })
 }
 
 fn open_model(source: &ModelSource) -> Result<Checkpoint, LoadError> {
@@ -152,16 +153,16 @@ fn open_model(source: &ModelSource) -> Result<Checkpoint, LoadError> {
 fn model_text(checkpoint: &Checkpoint, source: &ModelSource) -> Result<ModelText, LoadError> {
     let at = |source_error| LoadError::Text { file: source.to_string(), source: source_error };
     let tokenizer = match checkpoint.tokenizer_source()? {
-        TokenizerSource::Json(bytes) => Tokenizer::from_json(&bytes),
+        TokenizerSource::Json(bytes) => Tokenizer::from_json(bytes),
         TokenizerSource::Gguf(vocab) => Tokenizer::from_gguf(&vocab),
     }
     .map_err(at)?;
     let template = checkpoint
         .chat_template()
-        .map(|text| ChatTemplate::new(&text, checkpoint.special_text()))
+        .map(|text| ChatTemplate::new(&text, checkpoint.special_text().clone()))
         .transpose()
         .map_err(at)?;
-    let end_of_turn = checkpoint.eos_ids().iter().copied().map(TokenId).collect();
+    let end_of_turn = checkpoint.eos_ids().into_iter().map(TokenId).collect();
     let roles = SpecialRoles::with_tags(&tokenizer, end_of_turn);
     let defaults = checkpoint.generation_defaults().clone();
     Ok(ModelText { tokenizer, template, roles, defaults })
@@ -170,11 +171,13 @@ fn model_text(checkpoint: &Checkpoint, source: &ModelSource) -> Result<ModelText
 /// The context both models run with.
 fn context(options: &EngineOptions, opened: &Opened) -> Result<u32, EngineError> {
     let trained = opened.checkpoints.iter().flatten().map(|c| c.architecture().context).min();
-    let trained = trained.expect("an engine always has a base") as u32;
+    let trained = trained.expect("an engine always has a base");
     match options.max_model_len {
         Some(asked) if asked == 0 || asked > trained => Err(EngineError::Invalid {
             field: "max-model-len",
-            reason: format!("expected 1 to {trained}, which the models were trained for, got {asked}"),
+            reason: format!(
+                "expected 1 to {trained}, which the models were trained for, got {asked}"
+            ),
         }),
         Some(asked) => Ok(asked),
         None => Ok(trained.min(config::MODEL_LEN_MAX)),
@@ -202,7 +205,10 @@ fn launch<D: Device>(
         })
     });
     let mut plan = MemoryPlan {
-        weights_bytes: opened.checkpoints.each_ref().map(|c| c.as_ref().map_or(0, |c| c.file_bytes())),
+        weights_bytes: opened
+            .checkpoints
+            .each_ref()
+            .map(|c| c.as_ref().map_or(0, |c| c.file_bytes())),
         workspace_bytes: opened
             .checkpoints
             .each_ref()
@@ -236,11 +242,7 @@ fn launch<D: Device>(
         prepared.judge_ids(&prepared.pair.settings.judge, config::STEP_DELIMITER)?;
     }
     let models = load(&device, &mut options, &opened.checkpoints, opened.shared, &layout, limits)?;
-    let pages = device.buffer(
-        layout.used_bytes() as usize,
-        Element::KvByte,
-        "the KV pool",
-    )?;
+    let pages = device.buffer(layout.used_bytes() as usize, Element::KvByte, "the KV pool")?;
     device.seal();
     let (inbox, receiver) = std::sync::mpsc::sync_channel(config::QUEUE_MAX);
     let runner = Runner {
@@ -299,8 +301,7 @@ fn load<D: Device>(
             continue;
         };
         let architecture = checkpoint.architecture().clone();
-        let model =
-            Model::new(device, role.name(), role, architecture, weights, layout, limits)?;
+        let model = Model::new(device, role.name(), role, architecture, weights, layout, limits)?;
         models[role.index()] = Some(model);
     }
     Ok(models)

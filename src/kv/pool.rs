@@ -399,7 +399,8 @@ impl Pool {
     fn growth(&self, seq: SeqId, tokens: usize) -> Growth {
         let sequence = self.sequences.get(seq);
         let needed = self.layout.pages_for(sequence.role, sequence.len.saturating_add(tokens));
-        let partly_filled = sequence.len % self.layout.page_tokens(sequence.role) != 0;
+        let page_tokens = self.layout.page_tokens(sequence.role);
+        let partly_filled = !sequence.len.is_multiple_of(page_tokens);
         let shared_tail = sequence.pages.last().copied().filter(|&tail| {
             let shared = self.refs[tail.index()] > 1 || self.prefixes.contains(tail);
             tokens > 0 && partly_filled && shared

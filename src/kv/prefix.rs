@@ -242,7 +242,8 @@ impl PrefixIndex {
         let kept = (self.cached, self.idle, self.idle_leaves.len(), self.cached);
         if counted != kept {
             return Err(format!(
-                "prefix tree: cached, idle, idle leaves, children: counted {counted:?}, kept {kept:?}"
+                "prefix tree: cached, idle, idle leaves, children: counted {counted:?}, \
+                 kept {kept:?}"
             ));
         }
         Ok(())

@@ -8,8 +8,8 @@ use super::architecture::Architecture;
 use super::weights::Weights;
 use crate::device::{Device, Element, PageCopy, RaggedBatch, Results, Shape};
 use crate::error::DeviceError;
-use crate::kv::PoolLayout;
 use crate::ids::Role;
+use crate::kv::PoolLayout;
 use std::sync::Arc;
 
 /// The largest pass a model has room for.
@@ -96,7 +96,16 @@ impl<D: Device> Model<D> {
         };
         let rope = device.vector(&rope_table(a, limits.positions))?;
         let stream = device.stream(role.name())?;
-        Ok(Self { name: name.into(), shape, limits, weights, rope, stream, workspace, architecture })
+        Ok(Self {
+            name: name.into(),
+            shape,
+            limits,
+            weights,
+            rope,
+            stream,
+            workspace,
+            architecture,
+        })
     }
 
     /// Sizes and settings of the model.
@@ -195,7 +204,15 @@ impl<D: Device> Model<D> {
         let (stream, shape, w) = (&self.stream, &self.shape, &mut self.workspace);
         let weights = &self.weights.layers[layer];
         device.qkv(
-            stream, shape, layer, &weights.qkv, &self.rope, batch, &w.hidden, &mut w.q, pool,
+            stream,
+            shape,
+            layer,
+            &weights.qkv,
+            &self.rope,
+            batch,
+            &w.hidden,
+            &mut w.q,
+            pool,
         )?;
         device.attention(stream, shape, layer, batch, &w.q, pool, &mut w.attended)?;
         device.project(stream, &weights.output, batch, &w.attended, &mut w.hidden)?;
@@ -218,9 +235,13 @@ impl<D: Device> Model<D> {
             layer,
             token: pass.positions[row],
         };
-        device.embed(&self.stream, self.weights.embed(), &pass.batch, &mut self.workspace.hidden)?;
-        let found =
-            device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
+        device.embed(
+            &self.stream,
+            self.weights.embed(),
+            &pass.batch,
+            &mut self.workspace.hidden,
+        )?;
+        let found = device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
         if let Some(row) = found {
             return Ok(error("embedding".into(), row));
         }

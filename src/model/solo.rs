@@ -29,11 +29,7 @@ impl<D: Device> Solo<D> {
     ///
     /// # Errors
     /// When the device has no room.
-    pub fn load(
-        device: D,
-        checkpoint: &Checkpoint,
-        limits: PassLimits,
-    ) -> Result<Self, LoadError> {
+    pub fn load(device: D, checkpoint: &Checkpoint, limits: PassLimits) -> Result<Self, LoadError> {
         let a = checkpoint.architecture();
         let kv = ModelKv {
             layers: a.layers,
@@ -45,8 +41,7 @@ impl<D: Device> Solo<D> {
         let layout = PoolLayout::choose([None, Some(kv)], kv.token_bytes() * tokens as u64)
             .map_err(|e| crate::error::DeviceError::Failed(e.to_string()))?;
         let weights = Arc::new(Weights::load(&device, checkpoint, &mut |_| {})?);
-        let model =
-            Model::new(&device, ROLE.name(), ROLE, a.clone(), weights, &layout, limits)?;
+        let model = Model::new(&device, ROLE.name(), ROLE, a.clone(), weights, &layout, limits)?;
         let pages = device.buffer(layout.used_bytes() as usize, Element::KvByte, "the KV pool")?;
         device.seal();
         let mut pool = Pool::new(layout);

@@ -4,7 +4,8 @@
 //! Read next: [`super::forward`].
 
 use super::architecture::Architecture;
-use super::checkpoint::{Checkpoint, TensorName, TensorView};
+use super::checkpoint::Checkpoint;
+use super::tensors::{TensorName, TensorView};
 use crate::device::{Device, GateUpWeights, HeadWeights, Linear, MatrixView, QkvWeights, blocks};
 use crate::error::{DeviceError, LoadError};
 
@@ -41,11 +42,16 @@ impl<D: Device> Weights<D> {
     ) -> Result<Self, LoadError> {
         let architecture = checkpoint.architecture();
         let mut loader = Loader { device, checkpoint, progress };
-        let layers =
-            (0..architecture.layers).map(|l| loader.layer(architecture, l)).collect::<Result<_, _>>()?;
+        let layers = (0..architecture.layers)
+            .map(|l| loader.layer(architecture, l))
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             embed: loader.matrix(TensorName::Embed)?,
-            head: if architecture.tied_head { None } else { Some(loader.matrix(TensorName::Head)?) },
+            head: if architecture.tied_head {
+                None
+            } else {
+                Some(loader.matrix(TensorName::Head)?)
+            },
             final_norm: loader.vector(TensorName::FinalNorm)?,
             layers,
         })

@@ -209,8 +209,7 @@ impl Stepwise {
         let sampled = range.end - range.start;
         let mut step = self.step_start..range.end;
         let mut end = self.how_it_ended(stop);
-        if let (End::EndOfTurn, Reasoning::Tags { close_ids, .. }) =
-            (end, &self.settings.reasoning)
+        if let (End::EndOfTurn, Reasoning::Tags { close_ids, .. }) = (end, &self.settings.reasoning)
         {
             // A turn that ends inside the thinking closes the thinking: the marker takes its place.
             turn.commands.push(Command::Rollback { branch: BRANCH, len: range.end - 1 });
@@ -329,16 +328,8 @@ impl Stepwise {
         self.state = State::Answering;
     }
 
-    fn scored(
-        &mut self,
-        tails: &dyn Tails,
-        probs: &[f32],
-        logprobs: Vec<f32>,
-        turn: &mut Turn,
-    ) {
-        let State::Scoring { step } =
-            std::mem::replace(&mut self.state, State::Finished)
-        else {
+    fn scored(&mut self, tails: &dyn Tails, probs: &[f32], logprobs: Vec<f32>, turn: &mut Turn) {
+        let State::Scoring { step } = std::mem::replace(&mut self.state, State::Finished) else {
             return;
         };
         let judge = self.settings.judge.as_ref().expect("only a judge leads to Scoring");

@@ -243,10 +243,11 @@ fn a_step_repeated_word_for_word_ends_the_thinking() {
             },
         );
     }
-    assert!(turn.notes.iter().any(|n| matches!(
-        n,
-        Note::AnswerBegan { why: ThinkingEnd::Repeated, .. }
-    )));
+    assert!(
+        turn.notes
+            .iter()
+            .any(|n| matches!(n, Note::AnswerBegan { why: ThinkingEnd::Repeated, .. }))
+    );
     assert!(matches!(&turn.commands[0], Command::Inject { ids, .. } if ids == &[CLOSE]));
 }
 

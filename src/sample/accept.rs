@@ -4,8 +4,8 @@
 //! are distributed as if the base model had sampled alone. Both sides must be distributions *after*
 //! temperature and truncation. Greedy windows need no probabilities: [`accept_greedy`].
 //!
-//! [`accepts_token`] and [`residual`] are the rule at one node. A chain walks them along its tokens;
-//! a tree would walk them along the siblings of a node, with the residual as the next `p`.
+//! [`accepts_token`] and [`residual`] are the rule at one node. A chain walks them along its
+//! tokens; a tree would walk them along the siblings of a node, the residual being the next `p`.
 
 use crate::ids::TokenId;
 
@@ -351,7 +351,8 @@ mod tests {
     proptest! {
         #[test]
         fn greedy_windows_reproduce_plain_greedy_decoding(
-            draft in prop::collection::vec(0..3_u32, 0..8), base in prop::collection::vec(0..3_u32, 8),
+            draft in prop::collection::vec(0..3_u32, 0..8),
+            base in prop::collection::vec(0..3_u32, 8),
         ) {
             let draft: Vec<TokenId> = draft.into_iter().map(TokenId).collect();
             let base: Vec<TokenId> = base.into_iter().take(draft.len() + 1).map(TokenId).collect();

@@ -5,8 +5,8 @@
 //! Probabilities are fixed-point masses, so a parallel scan on a GPU, whatever its order, picks the
 //! same token from the same logits as the loops below.
 //!
-//! Read next: [`Key`] (which random number), [`process`] (logits to a distribution), [`draw`] (a
-//! distribution to a token), [`accept_chain`] (which drafted tokens survive), [`score`] (the judge).
+//! Read next: [`Key`] (which random number), [`process`] (logits to a distribution), [`draw()`] (a
+//! distribution to a token), [`accept_chain`] (what survives of a draft), [`score`] (the judge).
 
 mod accept;
 #[cfg(test)]

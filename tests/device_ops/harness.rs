@@ -8,10 +8,10 @@ use forerun::ids::{PageId, TokenId};
 use half::{bf16, f16};
 
 /// SplitMix64: the tests need numbers that are the same everywhere, nothing more.
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub fn word(&mut self) -> u64 {
+    pub(crate) fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,36 +20,41 @@ impl Rng {
     }
 
     /// Uniform in `[-1, 1)`.
-    pub fn signed(&mut self) -> f32 {
+    pub(crate) fn signed(&mut self) -> f32 {
         (self.word() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    pub fn vector(&mut self, count: usize, scale: f32) -> Vec<f32> {
+    pub(crate) fn vector(&mut self, count: usize, scale: f32) -> Vec<f32> {
         (0..count).map(|_| self.signed() * scale).collect()
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.word() % bound as u64) as usize
     }
 }
 
 /// What a model is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Spec {
-    pub shape: Shape,
-    pub vocab: usize,
+pub(crate) struct Spec {
+    pub(crate) shape: Shape,
+    pub(crate) vocab: usize,
     /// Of every matrix whose rows are whole blocks of it; `F32` of the others.
-    pub kind: BlockType,
+    pub(crate) kind: BlockType,
     /// Biases of q, k, v (Qwen2).
-    pub bias: bool,
+    pub(crate) bias: bool,
     /// Per-head norms (Qwen3).
-    pub head_norm: bool,
-    pub positions: usize,
+    pub(crate) head_norm: bool,
+    pub(crate) positions: usize,
 }
 
 impl Spec {
     /// A model of `layers` layers with `[H, G, D, P]`, for a pool of elements of `kv_bytes`.
-    pub fn new(layers: usize, [h, g, d, p]: [usize; 4], kind: BlockType, kv_bytes: usize) -> Self {
+    pub(crate) fn new(
+        layers: usize,
+        [h, g, d, p]: [usize; 4],
+        kind: BlockType,
+        kv_bytes: usize,
+    ) -> Self {
         let shape = Shape {
             hidden: 256,
             heads: h,
@@ -66,7 +71,13 @@ impl Spec {
 }
 
 /// Blocks of random values of about `amplitude` at most.
-pub fn encode(kind: BlockType, rows: usize, cols: usize, amplitude: f32, rng: &mut Rng) -> Vec<u8> {
+pub(crate) fn encode(
+    kind: BlockType,
+    rows: usize,
+    cols: usize,
+    amplitude: f32,
+    rng: &mut Rng,
+) -> Vec<u8> {
     let blocks = rows * cols / kind.block_elements();
     let mut bytes = Vec::with_capacity(blocks * kind.block_bytes());
     for _ in 0..blocks {
@@ -101,7 +112,7 @@ pub fn encode(kind: BlockType, rows: usize, cols: usize, amplitude: f32, rng: &m
     bytes
 }
 
-pub fn matrix<D: Device>(
+pub(crate) fn matrix<D: Device>(
     device: &D,
     rows: usize,
     cols: usize,
@@ -112,28 +123,28 @@ pub fn matrix<D: Device>(
 }
 
 /// Values as a matrix of f32.
-pub fn plain<D: Device>(device: &D, cols: usize, values: &[f32]) -> D::Matrix {
+pub(crate) fn plain<D: Device>(device: &D, cols: usize, values: &[f32]) -> D::Matrix {
     matrix(device, values.len() / cols, cols, BlockType::F32, bytemuck::cast_slice(values))
 }
 
-pub struct Layer<D: Device> {
-    pub qkv: QkvWeights<D>,
-    pub out: Linear<D>,
-    pub gate_up: GateUpWeights<D>,
-    pub down: Linear<D>,
+pub(crate) struct Layer<D: Device> {
+    pub(crate) qkv: QkvWeights<D>,
+    pub(crate) out: Linear<D>,
+    pub(crate) gate_up: GateUpWeights<D>,
+    pub(crate) down: Linear<D>,
 }
 
-pub struct Model<D: Device> {
-    pub spec: Spec,
-    pub embedding: D::Matrix,
-    pub layers: Vec<Layer<D>>,
-    pub norm: D::Vector,
-    pub head: D::Matrix,
-    pub rope: D::Vector,
+pub(crate) struct Model<D: Device> {
+    pub(crate) spec: Spec,
+    pub(crate) embedding: D::Matrix,
+    pub(crate) layers: Vec<Layer<D>>,
+    pub(crate) norm: D::Vector,
+    pub(crate) head: D::Matrix,
+    pub(crate) rope: D::Vector,
 }
 
 /// `[positions][cos, sin]` with the usual base.
-pub fn rope_table(positions: usize, head_dim: usize) -> Vec<f32> {
+pub(crate) fn rope_table(positions: usize, head_dim: usize) -> Vec<f32> {
     let half = head_dim / 2;
     let angle = |p: usize, i: usize| p as f64 / 10_000_f64.powf(i as f64 / half as f64);
     (0..positions)
@@ -146,7 +157,7 @@ pub fn rope_table(positions: usize, head_dim: usize) -> Vec<f32> {
 
 impl<D: Device> Model<D> {
     /// The same model on every device.
-    pub fn new(device: &D, spec: Spec) -> Self {
+    pub(crate) fn new(device: &D, spec: Spec) -> Self {
         let mut rng = Rng(spec.kind.block_bytes() as u64);
         let Shape { hidden, heads, kv_heads, head_dim, ffn, layers, .. } = spec.shape;
         let mut weight = |rows: usize, cols: usize| {
@@ -194,22 +205,22 @@ impl<D: Device> Model<D> {
 }
 
 /// The token whose hidden state is NaN.
-pub const POISON: u32 = 299;
+pub(crate) const POISON: u32 = 299;
 
 /// Buffers for passes of up to `rows` rows over a pool of `pages` pages.
-pub struct Buffers<D: Device> {
-    pub stream: D::Stream,
-    pub hidden: D::Buffer,
-    pub q: D::Buffer,
-    pub mixed: D::Buffer,
-    pub act: D::Buffer,
-    pub logits: D::Buffer,
-    pub pool: D::Buffer,
-    pub results: D::Results,
+pub(crate) struct Buffers<D: Device> {
+    pub(crate) stream: D::Stream,
+    pub(crate) hidden: D::Buffer,
+    pub(crate) q: D::Buffer,
+    pub(crate) mixed: D::Buffer,
+    pub(crate) act: D::Buffer,
+    pub(crate) logits: D::Buffer,
+    pub(crate) pool: D::Buffer,
+    pub(crate) results: D::Results,
 }
 
 impl<D: Device> Buffers<D> {
-    pub fn new(device: &D, spec: &Spec, rows: usize, pages: usize) -> Self {
+    pub(crate) fn new(device: &D, spec: &Spec, rows: usize, pages: usize) -> Self {
         let shape = &spec.shape;
         let take = |count: usize| device.buffer(count, Element::Activation, "test").unwrap();
         Self {
@@ -225,7 +236,13 @@ impl<D: Device> Buffers<D> {
     }
 
     /// Fills a buffer of width `cols` through `embed`, which is the only way in.
-    pub fn upload(device: &D, stream: &D::Stream, cols: usize, values: &[f32], to: &mut D::Buffer) {
+    pub(crate) fn upload(
+        device: &D,
+        stream: &D::Stream,
+        cols: usize,
+        values: &[f32],
+        to: &mut D::Buffer,
+    ) {
         let table = plain(device, cols, values);
         let rows = values.len() / cols;
         let tokens = (0..rows as u32).map(TokenId).collect();
@@ -235,7 +252,7 @@ impl<D: Device> Buffers<D> {
     }
 
     /// One pass through the whole model.
-    pub fn forward(&mut self, device: &D, model: &Model<D>, batch: RaggedBatch) -> Results {
+    pub(crate) fn forward(&mut self, device: &D, model: &Model<D>, batch: RaggedBatch) -> Results {
         let spec = &model.spec;
         batch.validate(spec.vocab, spec.shape.page_tokens, spec.positions).unwrap();
         let Self { stream, hidden, q, mixed, act, logits, pool, results } = self;
@@ -256,14 +273,14 @@ impl<D: Device> Buffers<D> {
     }
 
     /// Hidden states of the last pass as bits, one vector per row.
-    pub fn hidden_bits(&self, device: &D, spec: &Spec, rows: usize) -> Vec<Vec<u32>> {
+    pub(crate) fn hidden_bits(&self, device: &D, spec: &Spec, rows: usize) -> Vec<Vec<u32>> {
         let width = spec.shape.hidden;
         let all = device.read(&self.stream, &self.hidden, 0, rows * width).unwrap();
         all.chunks(width).map(|row| row.iter().map(|v| v.to_bits()).collect()).collect()
     }
 
     /// The pages as bits.
-    pub fn page_bits(&self, device: &D, spec: &Spec, pages: &[u32]) -> Vec<Vec<u32>> {
+    pub(crate) fn page_bits(&self, device: &D, spec: &Spec, pages: &[u32]) -> Vec<Vec<u32>> {
         let count = spec.shape.page_bytes / device.kv_type().bytes();
         let page = |p: &u32| {
             let all = device.read(&self.stream, &self.pool, *p as usize * count, count).unwrap();
@@ -275,25 +292,25 @@ impl<D: Device> Buffers<D> {
 
 /// A page table and how much of it is filled.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
-    pub pages: Vec<u32>,
-    pub len: usize,
+pub(crate) struct Table {
+    pub(crate) pages: Vec<u32>,
+    pub(crate) len: usize,
 }
 
 impl Table {
     /// A table of every second page from `first` on, backwards: no two tables look alike.
-    pub fn new(first: u32, pages: u32) -> Self {
+    pub(crate) fn new(first: u32, pages: u32) -> Self {
         Self { pages: (0..pages).rev().map(|i| first + 2 * i).collect(), len: 0 }
     }
 }
 
 /// Appends groups of rows to a batch.
 #[derive(Debug, Clone, Default)]
-pub struct BatchBuilder(pub RaggedBatch);
+pub(crate) struct BatchBuilder(pub(crate) RaggedBatch);
 
 impl BatchBuilder {
     /// Rows that see `prefix`, then `own` (whose length is not changed here).
-    pub fn group(mut self, tokens: &[u32], prefix: &Table, own: &Table, mask: Mask) -> Self {
+    pub(crate) fn group(mut self, tokens: &[u32], prefix: &Table, own: &Table, mask: Mask) -> Self {
         let first = prefix.len + own.len;
         let positions: Vec<u32> = (0..tokens.len()).map(|i| (first + i) as u32).collect();
         self = self.group_at(tokens, &positions, prefix, own, mask);
@@ -301,7 +318,7 @@ impl BatchBuilder {
     }
 
     /// The same at given rotary positions.
-    pub fn group_at(
+    pub(crate) fn group_at(
         mut self,
         tokens: &[u32],
         positions: &[u32],
@@ -323,22 +340,22 @@ impl BatchBuilder {
         self
     }
 
-    pub fn causal(self, tokens: &[u32], own: &Table) -> Self {
+    pub(crate) fn causal(self, tokens: &[u32], own: &Table) -> Self {
         self.group(tokens, &Table::default(), own, Mask::Causal)
     }
 
-    pub fn head(mut self, row: usize, kind: HeadKind) -> Self {
+    pub(crate) fn head(mut self, row: usize, kind: HeadKind) -> Self {
         self.0.heads.push(HeadRow { row, kind });
         self
     }
 
-    pub fn build(self) -> RaggedBatch {
+    pub(crate) fn build(self) -> RaggedBatch {
         self.0
     }
 }
 
 /// Ordinary tokens.
-pub fn tokens(count: usize, seed: u64) -> Vec<u32> {
+pub(crate) fn tokens(count: usize, seed: u64) -> Vec<u32> {
     let mut rng = Rng(seed);
     (0..count).map(|_| rng.below(POISON as usize) as u32).collect()
 }

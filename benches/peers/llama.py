@@ -1,0 +1,109 @@
+"""llama.cpp behind four verbs: load, decode, read logits, forget.
+
+A thin layer over the C API as `llama-cpp-python` exposes it, so that the measurements and the
+reference texts use exactly what the library does, with nothing of the Python engine's sampling
+or caching in between. The invariant: a `Session` holds one sequence; `decode` appends to it and
+`truncate` shortens it. Read `llama_bench.py` and `greedy.py` next.
+"""
+
+import ctypes
+
+import llama_cpp
+import numpy as np
+
+FLASH_ATTENTION = {
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+}
+
+
+@llama_cpp.llama_log_callback
+def _silent(_level, _text, _user_data):
+    """Start-up chatter would drown the tables; failures arrive as exceptions."""
+
+
+llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+
+
+def version():
+    """The binding's version, the ggml it carries, and what that was built for."""
+    library = llama_cpp.llama_cpp._lib  # the only handle that already has the library loaded
+    names = {}
+    for function in (library.ggml_version, library.ggml_commit):
+        function.restype = ctypes.c_char_p
+        names[function.__name__] = function().decode()
+    built = llama_cpp.llama_print_system_info().decode().split(":", 1)[-1]
+    features = [part.split("=")[0].strip() for part in built.split("|") if "= 1" in part]
+    return (
+        f"llama-cpp-python {llama_cpp.__version__}, ggml {names['ggml_version']} "
+        f"({names['ggml_commit']}), {' '.join(features)}"
+    )
+
+
+class Model:
+    """A GGUF file on the CPU; several sessions may share it."""
+
+    def __init__(self, path):
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = 0
+        self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise RuntimeError(f"llama.cpp cannot load {path}")
+        self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
+        self.vocab_size = llama_cpp.llama_vocab_n_tokens(self.vocab)
+
+    def chat_template(self):
+        """The Jinja source that the file carries."""
+        return llama_cpp.llama_model_chat_template(self.handle, None).decode()
+
+    def tokenize(self, text):
+        """Ids of `text`; special tokens are recognised, none is added."""
+        raw = text.encode()
+        ids = (llama_cpp.llama_token * (len(raw) + 1))()
+        count = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), ids, len(ids), False, True)
+        return ids[:count]
+
+    def ends_generation(self, token):
+        """Whether `token` is an end of turn or of text."""
+        return llama_cpp.llama_vocab_is_eog(self.vocab, token)
+
+
+class Session:
+    """One sequence of one model with its KV cache."""
+
+    def __init__(self, model, context_len, threads, flash_attention="off"):
+        self.model = model
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = context_len
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
+        self.handle = llama_cpp.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise RuntimeError(f"llama.cpp cannot open a context of {context_len} tokens")
+        self.batch_max = llama_cpp.llama_n_batch(self.handle)
+        self.length = 0
+
+    def decode(self, ids):
+        """Append `ids` to the sequence and wait until they are computed."""
+        for begin in range(0, len(ids), self.batch_max):
+            part = ids[begin : begin + self.batch_max]
+            array = (llama_cpp.llama_token * len(part))(*part)
+            status = llama_cpp.llama_decode(
+                self.handle, llama_cpp.llama_batch_get_one(array, len(part))
+            )
+            if status != 0:
+                raise RuntimeError(f"llama_decode of {len(part)} tokens returned {status}")
+        llama_cpp.llama_synchronize(self.handle)
+        self.length += len(ids)
+
+    def logits(self):
+        """Logits `[V]` after the last decoded token, copied."""
+        row = llama_cpp.llama_get_logits_ith(self.handle, -1)
+        return np.ctypeslib.as_array(row, shape=(self.model.vocab_size,)).copy()
+
+    def truncate(self, length):
+        """Forget everything from position `length` on."""
+        memory = llama_cpp.llama_get_memory(self.handle)
+        if not llama_cpp.llama_memory_seq_rm(memory, 0, length, -1):
+            raise RuntimeError(f"llama.cpp cannot truncate to {length} tokens")
+        self.length = length

@@ -1,0 +1,371 @@
+//! Flags that several verbs share.
+//!
+//! Each struct turns into one thing the engine takes: [`PairArgs`] into a pair, [`EngineArgs`] into
+//! start-up options, [`PolicyArgs`] and [`SamplingArgs`] into the overrides of a request. Spellings
+//! of vLLM, llama.cpp and SpecReason's script are aliases; every flag has an environment variable
+//! `FORERUN_…`, and the flag wins. Whatever can be judged without loading a model is judged here.
+
+use super::{models, ui};
+use crate::engine::{
+    DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking,
+};
+use crate::ids::{Role, TokenId};
+use crate::policy::{AnswerBy, PolicyKind};
+use crate::sample::{Readout, SamplingOverrides, SamplingParams};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use clap::builder::{FalseyValueParser, RangedU64ValueParser};
+use std::path::Path;
+
+/// Which two models run.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Models")]
+pub(super) struct PairArgs {
+    /// Pair of the catalogue [default: tiny]; see `forerun list`
+    #[arg(long, value_name = "NAME", env = "FORERUN_PAIR", hide_env_values = true)]
+    pub(super) pair: Option<String>,
+    /// Base model: a folder, a .gguf file, a hub id or a catalogue name
+    #[arg(short = 'm', long, visible_alias = "model", value_name = "M")]
+    #[arg(env = "FORERUN_BASE", hide_env_values = true)]
+    pub(super) base: Option<String>,
+    /// Draft model, given like the base [alias: -md]
+    #[arg(long, visible_alias = "draft-model", value_name = "M")]
+    #[arg(env = "FORERUN_DRAFT", hide_env_values = true)]
+    pub(super) draft: Option<String>,
+    /// Does the pair think between tags: auto (as its template says), tags or none
+    #[arg(long, value_name = "HOW", env = "FORERUN_REASONING", hide_env_values = true)]
+    pub(super) reasoning: Option<Reasoning>,
+}
+
+/// How `--reasoning` may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Reasoning {
+    /// What the catalogue or the base's chat template says.
+    Auto,
+    /// Between `<think>` and `</think>`.
+    Tags,
+    /// The whole reply is stepped.
+    None,
+}
+
+impl PairArgs {
+    /// The pair these flags name, its files found.
+    pub(super) fn resolve(&self) -> Result<Pair> {
+        let source = |name: &Option<String>| name.as_deref().map(models::source).transpose();
+        let (base, draft) = (source(&self.base)?, source(&self.draft)?);
+        let mut pair = match (&self.pair, base) {
+            (None, Some(base)) => {
+                let thinking = match self.reasoning {
+                    Some(Reasoning::Tags) => Thinking::Tags,
+                    Some(Reasoning::None) => Thinking::None,
+                    Some(Reasoning::Auto) | None => thinking_of(&base)?,
+                };
+                return Ok(Pair::custom(base, draft, thinking));
+            }
+            (None, None) if draft.is_some() => {
+                bail!("--draft needs --base M, or --pair NAME whose draft it replaces")
+            }
+            (name, base) => models::pair(name.as_deref().unwrap_or("tiny"), base, draft)?,
+        };
+        match self.reasoning {
+            Some(Reasoning::Tags) => pair.settings.thinking = Thinking::Tags,
+            Some(Reasoning::None) => pair.settings.thinking = Thinking::None,
+            Some(Reasoning::Auto) | None => {}
+        }
+        Ok(pair)
+    }
+}
+
+/// Whether a model thinks, as far as its chat template knows.
+fn thinking_of(base: &ModelSource) -> Result<Thinking> {
+    let template = models::open(base)?.chat_template();
+    let thinks = template.is_some_and(|template| template.contains("</think>"));
+    Ok(if thinks { Thinking::Tags } else { Thinking::None })
+}
+
+/// Where and in how much memory the engine runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
+pub(super) struct EngineArgs {
+    /// Where to run: auto, cpu, cuda or reference
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(env = "FORERUN_DEVICE", hide_env_values = true)]
+    pub(super) device: DeviceChoice,
+    /// CPU threads [default: all physical cores]
+    #[arg(short = 't', long, value_name = "N", env = "FORERUN_THREADS", hide_env_values = true)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
+    pub(super) threads: Option<usize>,
+    /// Context of both models, in tokens [default: theirs, at most 8192]
+    #[arg(short = 'c', long, visible_alias = "ctx-size", value_name = "TOKENS")]
+    #[arg(env = "FORERUN_MAX_MODEL_LEN", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_model_len: Option<u32>,
+    /// Size of the KV pool both models share, such as 512M or 2G
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(env = "FORERUN_KV_CACHE_MEMORY_BYTES", hide_env_values = true)]
+    pub(super) kv_cache_memory_bytes: Option<u64>,
+}
+
+impl EngineArgs {
+    /// Start-up options for a pair, with a progress bar on a terminal.
+    pub(super) fn options(&self, pair: Pair) -> EngineOptions {
+        let mut options = EngineOptions::new(pair);
+        options.device = self.device;
+        options.threads = self.threads;
+        options.max_model_len = self.max_model_len;
+        options.kv_cache_memory_bytes = self.kv_cache_memory_bytes;
+        options.progress = Some(Box::new(ui::loading_bar()));
+        options
+    }
+}
+
+/// Who writes, who judges, and when it ends.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Policy")]
+pub(super) struct PolicyArgs {
+    /// base, draft or specreason [default: specreason; base without a draft model]
+    #[arg(long, value_name = "POLICY", env = "FORERUN_POLICY", hide_env_values = true)]
+    pub(super) policy: Option<PolicyKind>,
+    /// Everything else.
+    #[command(flatten)]
+    pub(super) knobs: KnobArgs,
+}
+
+/// The knobs of a policy.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Policy")]
+pub(super) struct KnobArgs {
+    /// Accept a step from this score on [default: the pair's; 7 in general]
+    #[arg(long, visible_alias = "reason-threshold", value_name = "SCORE")]
+    #[arg(env = "FORERUN_THRESHOLD", hide_env_values = true, allow_negative_numbers = true)]
+    pub(super) threshold: Option<f32>,
+    /// Score read-out: greedy, mean (or average) or prob
+    #[arg(long, visible_alias = "reason-score", value_name = "READOUT")]
+    #[arg(env = "FORERUN_SCORE", hide_env_values = true)]
+    pub(super) score: Option<Readout>,
+    /// For --score prob: the probability of reaching the threshold that accepts [default: 0.5]
+    #[arg(long, value_name = "P", env = "FORERUN_SCORE_CUTOFF", hide_env_values = true)]
+    pub(super) score_cutoff: Option<f32>,
+    /// Judge: turn, prefix, or a judge file of your own
+    #[arg(long, value_name = "turn|prefix|FILE.json")]
+    #[arg(env = "FORERUN_JUDGE", hide_env_values = true)]
+    pub(super) judge: Option<String>,
+    /// Steps the base writes before the draft's turn comes [default: 0]
+    #[arg(long, visible_alias = "reason-first-n-base-steps", value_name = "STEPS")]
+    #[arg(env = "FORERUN_FIRST_N", hide_env_values = true)]
+    pub(super) first_n: Option<u32>,
+    /// Thinking tokens one reply may keep [default: 8192, clamped to the context]
+    #[arg(long, visible_alias = "reason-token-budget", value_name = "TOKENS")]
+    #[arg(env = "FORERUN_TOKEN_BUDGET", hide_env_values = true)]
+    pub(super) token_budget: Option<u32>,
+    /// Tokens one step may have [default: 512]
+    #[arg(long, visible_alias = "reason-step-max-tokens", value_name = "TOKENS")]
+    #[arg(env = "FORERUN_STEP_TOKENS", hide_env_values = true)]
+    pub(super) step_tokens: Option<u32>,
+    /// What ends a step; \n, \t and \\ are understood [default: a blank line]
+    #[arg(long, visible_alias = "reason-step-delimiter", value_name = "TEXT")]
+    #[arg(env = "FORERUN_STEP_DELIMITER", hide_env_values = true)]
+    pub(super) step_delimiter: Option<String>,
+    /// Who writes the answer after the thinking: base, draft or last [default: base]
+    #[arg(long, value_name = "WHO", env = "FORERUN_ANSWER_BY", hide_env_values = true)]
+    pub(super) answer_by: Option<AnswerBy>,
+    /// Stop when two steps in a row are the same [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    #[arg(env = "FORERUN_STOP_ON_REPEAT", hide_env_values = true)]
+    pub(super) stop_on_repeat: Option<bool>,
+    /// Record the base's log-probability of every drafted token (in --json)
+    #[arg(long, value_parser = FalseyValueParser::new())]
+    #[arg(env = "FORERUN_STEP_LOGPROBS", hide_env_values = true)]
+    pub(super) step_logprobs: bool,
+}
+
+impl PolicyArgs {
+    /// The policy to run a pair with: without a draft the base is alone.
+    pub(super) fn kind(&self, pair: &Pair) -> Result<PolicyKind> {
+        let default = if pair.draft.is_some() { PolicyKind::default() } else { PolicyKind::Base };
+        let kind = self.policy.unwrap_or(default);
+        if pair.draft.is_none() && kind.uses(Role::Draft) {
+            bail!("--policy {kind} needs a draft model: add --draft M, or use --policy base");
+        }
+        Ok(kind)
+    }
+}
+
+impl KnobArgs {
+    /// The overrides of a request.
+    pub(super) fn options(&self) -> Result<PolicyOptions> {
+        let options = PolicyOptions {
+            threshold: self.threshold,
+            readout: self.score,
+            cutoff: self.score_cutoff,
+            judge: self.judge.as_deref().map(read_judge).transpose()?,
+            first_n: self.first_n,
+            step_tokens_max: self.step_tokens,
+            token_budget: self.token_budget,
+            step_delimiter: self.step_delimiter.as_deref().map(unescape).transpose()?,
+            answer_by: self.answer_by,
+            stop_on_repeat: self.stop_on_repeat,
+            step_logprobs: self.step_logprobs,
+        };
+        options.validate()?;
+        Ok(options)
+    }
+}
+
+fn read_judge(name: &str) -> Result<JudgeText> {
+    if let Some(judge) = JudgeText::built_in(name) {
+        return Ok(judge);
+    }
+    if !name.ends_with(".json") && !Path::new(name).exists() {
+        bail!("--judge: there is no judge {name:?}; expected turn, prefix or a .json file");
+    }
+    let json = std::fs::read_to_string(name).with_context(|| format!("--judge {name}"))?;
+    JudgeText::parse(&json).with_context(|| format!("--judge {name}"))
+}
+
+/// How tokens are drawn, by either model.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Sampling (defaults: the pair's, then the model's own)")]
+pub(super) struct SamplingArgs {
+    /// Divides the logits; 0 always takes the likeliest token
+    #[arg(long, visible_alias = "temp", value_name = "T")]
+    #[arg(env = "FORERUN_TEMPERATURE", hide_env_values = true, allow_negative_numbers = true)]
+    pub(super) temperature: Option<f32>,
+    /// Keep the fewest likeliest tokens whose probabilities reach this sum
+    #[arg(long, value_name = "P", env = "FORERUN_TOP_P", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(super) top_p: Option<f32>,
+    /// Keep this many of the likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", env = "FORERUN_TOP_K", hide_env_values = true)]
+    pub(super) top_k: Option<u32>,
+    /// Keep tokens at least this fraction as likely as the likeliest
+    #[arg(long, value_name = "P", env = "FORERUN_MIN_P", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(super) min_p: Option<f32>,
+    /// Seed of every random number of the request [default: 0]
+    #[arg(short = 's', long, value_name = "N", env = "FORERUN_SEED", hide_env_values = true)]
+    pub(super) seed: Option<u64>,
+    /// Weakens tokens that occurred, by division; 1 is off
+    #[arg(long, visible_alias = "repeat-penalty", value_name = "R")]
+    #[arg(env = "FORERUN_REPETITION_PENALTY", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(super) repetition_penalty: Option<f32>,
+    /// Subtracted once from tokens of the output
+    #[arg(long, value_name = "X", env = "FORERUN_PRESENCE_PENALTY", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(super) presence_penalty: Option<f32>,
+    /// Subtracted from tokens of the output, once per occurrence
+    #[arg(long, value_name = "X", env = "FORERUN_FREQUENCY_PENALTY", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(super) frequency_penalty: Option<f32>,
+    /// Added to the logit of one token; repeat the flag or separate by commas
+    #[arg(long, value_name = "ID:BIAS", value_delimiter = ',', value_parser = parse_bias)]
+    #[arg(env = "FORERUN_LOGIT_BIAS", hide_env_values = true)]
+    pub(super) logit_bias: Vec<(TokenId, f32)>,
+}
+
+impl SamplingArgs {
+    /// The overrides of a request.
+    pub(super) fn overrides(&self) -> Result<SamplingOverrides> {
+        let overrides = SamplingOverrides {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: (!self.logit_bias.is_empty()).then(|| self.logit_bias.clone()),
+            seed: self.seed,
+        };
+        SamplingParams::with_defaults(&overrides, &SamplingOverrides::default()).validate()?;
+        Ok(overrides)
+    }
+}
+
+/// A number of bytes with an optional binary suffix: `512M`, `2G`, `2GiB`, `1048576`.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let suffix = text[digits.len()..].trim().to_ascii_lowercase();
+    let shift = match suffix.trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(format!("expected a size such as 512M or 2G, got {text:?}")),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| format!("expected a size such as 512M or 2G, got {text:?}"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than 16 EiB"))
+}
+
+fn parse_bias(text: &str) -> Result<(TokenId, f32), String> {
+    let expected = || format!("expected ID:BIAS such as 42:-1.5, got {text:?}");
+    let (id, bias) = text.split_once(':').ok_or_else(expected)?;
+    let id = id.trim().parse().map_err(|_| expected())?;
+    let bias = bias.trim().parse().map_err(|_| expected())?;
+    Ok((TokenId(id), bias))
+}
+
+/// Replaces `\n`, `\t` and `\\`, which shells make hard to type.
+fn unescape(text: &str) -> Result<String> {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, c == '\\') {
+            (_, false) => out.push(c),
+            _ => match chars.next() {
+                Some('n') => out.push('\n'),
+                Some('t') => out.push('\t'),
+                Some('\\') => out.push('\\'),
+                other => bail!(
+                    "--step-delimiter: \\{} is not understood; there are \\n, \\t and \\\\",
+                    other.map(String::from).unwrap_or_default()
+                ),
+            },
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_binary_suffixes() {
+        let good = [
+            ("0", 0),
+            ("1048576", 1 << 20),
+            ("512M", 512 << 20),
+            ("2G", 2 << 30),
+            ("3GiB", 3 << 30),
+            ("4kb", 4 << 10),
+            ("1 T", 1 << 40),
+        ];
+        for (text, bytes) in good {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "M", "1.5G", "-1", "2X", "2GG", "99999999999T", "1M2"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn escapes_of_a_delimiter_become_characters() {
+        assert_eq!(unescape(r"\n\n").unwrap(), "\n\n");
+        assert_eq!(unescape(r"a\\n\t").unwrap(), "a\\n\t");
+        assert_eq!(unescape(r"\q").unwrap_err().to_string().matches("\\q").count(), 1);
+        assert!(unescape("\\").is_err());
+    }
+
+    #[test]
+    fn a_bias_is_an_id_and_a_number() {
+        assert_eq!(parse_bias("42:-1.5"), Ok((TokenId(42), -1.5)));
+        for bad in ["42", "x:1", "-1:1", "1:", "1:one"] {
+            assert!(parse_bias(bad).unwrap_err().contains("ID:BIAS"), "{bad}");
+        }
+    }
+}
