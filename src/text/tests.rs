@@ -89,7 +89,9 @@ mod encoding {
 
     proptest! {
         #[test]
-        fn byte_level_ids_decode_to_their_text(text in "\\PC{0,40}|[ \\n\\r\\t'a-c1-3.!<|>]{0,40}") {
+        fn byte_level_ids_decode_to_their_text(
+            text in "\\PC{0,40}|[ \\n\\r\\t'a-c1-3.!<|>]{0,40}",
+        ) {
             let tiny = tiny();
             prop_assert_eq!(&tiny.decode(&tiny.encode(&text).unwrap()), &text);
             prop_assert_eq!(&tiny.decode(&tiny.encode_ordinary(&text).unwrap()), &text);
@@ -461,7 +463,8 @@ mod templates {
         ) {
             let source = pieces.concat();
             if let Ok(template) = ChatTemplate::new(&source, SpecialText::default()) {
-                let _ = template.render(&[Message::new("user", "a\u{1}b")], &RenderOptions::default());
+                let message = Message::new("user", "a\u{1}b");
+                let _ = template.render(&[message], &RenderOptions::default());
             }
         }
     }
