@@ -536,7 +536,11 @@ mod tests {
         #[test]
         fn fractions_compare_as_their_quotients(
             a in -999_i32..1000, b in 1_i32..200, c in -999_i32..1000, d in 1_i32..200,
+            times in 1_i32..50,
         ) {
+            let multiple = format!("\\frac{{{}}}{{{}}}", a * times, b * times);
+            let fraction = format!("{a}/{b}");
+            prop_assert!(equal(&fraction, &multiple));
             let same = i64::from(a) * i64::from(d) == i64::from(c) * i64::from(b);
             prop_assert_eq!(equal(&format!("{a}/{b}"), &format!("\\frac{{{c}}}{{{d}}}")), same);
         }

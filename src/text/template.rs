@@ -34,6 +34,8 @@ const CONTINUE_MARK: &str = "\u{1}FINAL_MESSAGE_ENDS_HERE\u{1} ";
 /// Stands for the assistant's steps when only what follows them is wanted.
 const SUFFIX_MARK: &str = "\u{1}ASSISTANT_CONTENT\u{1}";
 
+const CLOSE_THINK: &str = "</think>";
+
 /// One turn of a conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -190,8 +192,9 @@ impl ChatTemplate {
     /// is appended to a sequence that ends with the steps. Trailing space of the prefill survives.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`]; also if there is no assistant message or the template drops
-    /// its content.
+    /// As [`ChatTemplate::render`]; also if there is no assistant message, if the template drops
+    /// its content, or if it closes the thinking that the prefill means to open (Qwen3's puts an
+    /// empty think block before it, and the judge would be asked something else).
     pub fn suffix_after(
         &self,
         messages: &[Message],
@@ -203,6 +206,8 @@ impl ChatTemplate {
             return Err(invalid("expected an assistant message to follow, got none".to_owned()));
         };
         SUFFIX_MARK.clone_into(&mut steps.content);
+        let closed_by_input = messages.iter().any(|message| message.content.contains(CLOSE_THINK))
+            || final_prefill.contains(CLOSE_THINK);
         messages.push(Message::new("assistant", final_prefill));
         let options = RenderOptions {
             add_generation_prompt: false,
@@ -215,7 +220,15 @@ impl ChatTemplate {
                 "this template drops the content of an earlier assistant message".to_owned(),
             ));
         };
-        Ok(text[at + SUFFIX_MARK.len()..].to_owned())
+        let suffix = &text[at + SUFFIX_MARK.len()..];
+        let opens = final_prefill.contains("<think>");
+        if opens && !closed_by_input && suffix.contains(CLOSE_THINK) {
+            return Err(invalid(format!(
+                "this template writes {CLOSE_THINK} before a prefill that opens the tag; \
+                 give the judge a prefill without <think>, or another template"
+            )));
+        }
+        Ok(suffix.to_owned())
     }
 
     fn render_plain(

@@ -89,7 +89,9 @@ mod encoding {
 
     proptest! {
         #[test]
-        fn byte_level_ids_decode_to_their_text(text in "\\PC{0,40}|[ \\n\\r\\t'a-c1-3.!<|>]{0,40}") {
+        fn byte_level_ids_decode_to_their_text(
+            text in "\\PC{0,40}|[ \\n\\r\\t'a-c1-3.!<|>]{0,40}",
+        ) {
             let tiny = tiny();
             prop_assert_eq!(&tiny.decode(&tiny.encode(&text).unwrap()), &text);
             prop_assert_eq!(&tiny.decode(&tiny.encode_ordinary(&text).unwrap()), &text);
@@ -419,6 +421,15 @@ mod templates {
     }
 
     #[test]
+    fn a_prefill_that_the_template_would_corrupt_is_an_error() {
+        let qwen3 = template("qwen3", &json!({}));
+        let error = qwen3.suffix_after(&judge_turn(), PREFILL).unwrap_err().to_string();
+        assert!(error.contains("before a prefill that opens the tag"), "{error}");
+        let suffix = qwen3.suffix_after(&judge_turn(), "The quality score is: ").unwrap();
+        assert!(suffix.ends_with("<think>\n\n</think>\n\nThe quality score is: "), "{suffix}");
+    }
+
+    #[test]
     fn a_template_that_drops_the_steps_is_an_error() {
         let source = "{% for m in messages %}{% if m.role == 'user' or loop.last %}{{ m.content }}\
                       {% endif %}{% endfor %}";
@@ -452,7 +463,8 @@ mod templates {
         ) {
             let source = pieces.concat();
             if let Ok(template) = ChatTemplate::new(&source, SpecialText::default()) {
-                let _ = template.render(&[Message::new("user", "a\u{1}b")], &RenderOptions::default());
+                let message = Message::new("user", "a\u{1}b");
+                let _ = template.render(&[message], &RenderOptions::default());
             }
         }
     }
@@ -642,6 +654,9 @@ mod gguf {
                 continue;
             }
             let vocab = vocab_of(&path);
+            let start = std::time::Instant::now();
+            Tokenizer::from_gguf(&vocab).unwrap();
+            println!("{name}: built in {:?}", start.elapsed());
             let mut different = Vec::new();
             let mut built: Option<(Json, Tokenizer)> = None;
             for row in rows.iter().filter(|row| row["model"] == name) {

@@ -2,8 +2,9 @@
 //!
 //! Encoding is the `tokenizers` crate; decoding is a table of the exact bytes of every id, so
 //! that streaming, stop strings and step boundaries work on bytes and never re-encode.
-//! Invariant: the bytes of the ids of a text, joined, are the (normalised) text. Only BPE is
-//! supported, byte-level (GPT-2, Llama 3, Qwen) or SentencePiece-style with byte fallback.
+//! Invariant: the bytes of the ids of a text, joined, are the (normalised) text, if the
+//! vocabulary has all its bytes. Only BPE is supported, byte-level (GPT-2, Llama 3, Qwen) or
+//! SentencePiece-style with byte fallback.
 //! Read next: `gguf_vocab` for tokenizers out of GGUF metadata.
 
 use std::collections::{BTreeMap, HashMap};
@@ -137,6 +138,9 @@ impl Tokenizer {
     }
 
     /// Ids of `text`. The text of an added token becomes that token; no bos is added.
+    ///
+    /// A byte that the vocabulary lacks is dropped, as the original tokenizer does: SmolLM2 has no
+    /// tokens for some control characters and for the lead bytes of the unused planes.
     ///
     /// # Errors
     /// If the pipeline of a foreign `tokenizer.json` fails on this text.
