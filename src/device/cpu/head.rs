@@ -30,6 +30,8 @@ pub(super) struct HeadScratch {
     rows: Vec<usize>,
     /// The target of each scanned row.
     targets: Vec<Option<usize>>,
+    /// The scanned row of each argmax and log-probability head, in the order of the heads.
+    scanned_by: Vec<usize>,
     label_rows: Vec<usize>,
     label_logits: Vec<f32>,
 }
@@ -85,28 +87,39 @@ impl Heads<'_> {
     fn scanned(&self, scratch: &mut HeadScratch, found: &mut Results) {
         scratch.rows.clear();
         scratch.targets.clear();
+        scratch.scanned_by.clear();
         let wanted = |kind: &HeadKind| match kind {
             HeadKind::Argmax => Some(None),
             HeadKind::LogProb(id) => Some(Some(id.index())),
             HeadKind::Labels(_) | HeadKind::Full => None,
         };
         for head in &self.batch.heads {
-            if let Some(target) = wanted(&head.kind) {
-                scratch.rows.push(head.row);
-                scratch.targets.push(target);
+            let Some(target) = wanted(&head.kind) else { continue };
+            // An argmax and a log-probability of one row, side by side, share its scan.
+            match (scratch.rows.last(), scratch.targets.last_mut()) {
+                (Some(row), Some(last))
+                    if *row == head.row && (target.is_none() || last.is_none()) =>
+                {
+                    *last = last.or(target);
+                }
+                _ => {
+                    scratch.rows.push(head.row);
+                    scratch.targets.push(target);
+                }
             }
+            scratch.scanned_by.push(scratch.rows.len() - 1);
         }
         if scratch.rows.is_empty() {
             return;
         }
         self.prepare(scratch);
         let any_target = scratch.targets.iter().any(Option::is_some);
-        let HeadScratch { x, scan, targets, .. } = scratch;
+        let HeadScratch { x, scan, targets, scanned_by, .. } = scratch;
         let scanned = scan.scan(self.threads, self.simd, self.matrix, x, any_target, targets);
-        let mut scanned = scanned.iter();
+        let mut scanned_by = scanned_by.iter();
         for (head, result) in self.batch.heads.iter().zip(&mut found.heads) {
             let Some(target) = wanted(&head.kind) else { continue };
-            let row = scanned.next().expect("one summary per scanned row");
+            let row = &scanned[*scanned_by.next().expect("one entry per scanned head")];
             *result = match target {
                 None => HeadResult::Argmax { id: TokenId(row.id as u32), logit: row.logit },
                 Some(_) => HeadResult::LogProb(row.target_logit - row.log_sum_exp),

@@ -15,6 +15,8 @@ mod norm;
 mod rope;
 pub mod simd;
 mod split;
+#[cfg(test)]
+mod tests;
 pub mod threads;
 
 use super::{

@@ -16,9 +16,9 @@ use std::cell::RefCell;
 
 /// Keys widened to f32 at a time.
 const KEY_BLOCK: usize = 32;
-/// Vectors of accumulators side by side; with four rows they fill half the registers of AVX2.
+/// Vectors of sums side by side, and rows of them (keys where scores are computed, queries where
+/// values are summed): eight independent chains hide the latency of a fused multiply-add.
 const VECTORS: usize = 2;
-/// Keys (scores) or queries (values) per inner loop.
 const ROWS: usize = 4;
 
 /// One unit of work. `i` counts rows of the tile, `j` keys of the split.
@@ -119,9 +119,9 @@ where
             }
             let scores = &mut scores[start * sizes.lanes..][..count * sizes.lanes];
             if vectors == 1 {
-                score_block::<S, 1>(simd, sizes, block, turned, scores);
+                score_block::<S, { VECTORS * ROWS }, 1>(simd, sizes, block, turned, scores);
             } else {
-                score_block::<S, VECTORS>(simd, sizes, block, turned, scores);
+                score_block::<S, ROWS, VECTORS>(simd, sizes, block, turned, scores);
             }
         }
         for i in 0..self.rows {
@@ -142,19 +142,27 @@ where
             let seen =
                 |lane: usize| (self.visible)(lane / self.heads).saturating_sub(start).min(count);
             let mut lane = 0;
-            while lane + ROWS <= queries {
+            while lane < queries {
+                // A lone query would wait for its own sums: leave groups of two or three instead.
+                let group = match queries - lane {
+                    rest @ 1..=3 => rest,
+                    5 | 6 => 3,
+                    _ => ROWS,
+                };
                 let mut common = count;
-                for l in lane..lane + ROWS {
+                for l in lane..lane + group {
                     common = common.min(seen(l));
                 }
-                sum_values::<S, ROWS>(simd, sizes, weights, block, 0, common, lane, sums);
-                for l in lane..lane + ROWS {
+                match group {
+                    1 => sum_values::<S, 1>(simd, sizes, weights, block, 0, common, lane, sums),
+                    2 => sum_values::<S, 2>(simd, sizes, weights, block, 0, common, lane, sums),
+                    3 => sum_values::<S, 3>(simd, sizes, weights, block, 0, common, lane, sums),
+                    _ => sum_values::<S, ROWS>(simd, sizes, weights, block, 0, common, lane, sums),
+                }
+                for l in lane..lane + group {
                     sum_values::<S, 1>(simd, sizes, weights, block, common, seen(l), l, sums);
                 }
-                lane += ROWS;
-            }
-            for l in lane..queries {
-                sum_values::<S, 1>(simd, sizes, weights, block, 0, seen(l), l, sums);
+                lane += group;
             }
         }
 
@@ -175,7 +183,7 @@ where
 
 /// Scores of a block of keys: `scores[j][lane] = Σ_d block[j][d] * turned[d][lane]`.
 #[inline(always)]
-fn score_block<S: Simd, const NV: usize>(
+fn score_block<S: Simd, const KEYS: usize, const NV: usize>(
     simd: S,
     sizes: Sizes,
     block: &[f32],
@@ -184,10 +192,10 @@ fn score_block<S: Simd, const NV: usize>(
 ) {
     let count = scores.len() / sizes.lanes;
     let mut j = 0;
-    while j + ROWS <= count {
+    while j + KEYS <= count {
         let keys = &block[j * sizes.head_stride..];
-        score_keys::<S, ROWS, NV>(simd, sizes, keys, turned, &mut scores[j * sizes.lanes..]);
-        j += ROWS;
+        score_keys::<S, KEYS, NV>(simd, sizes, keys, turned, &mut scores[j * sizes.lanes..]);
+        j += KEYS;
     }
     while j < count {
         let keys = &block[j * sizes.head_stride..];
