@@ -77,6 +77,7 @@ fn a_hub_that_cannot_be_reached_is_named_as_the_reason() {
     let (_, err, code) = run(command);
     assert_eq!(code, 2, "{err}");
     assert!(err.lines().last().unwrap().starts_with("error: qwen2.5-coder-0.5b: cannot"), "{err}");
+    assert!(err.contains("from the hub: it cannot be reached: Connection refused"), "{err}");
     assert_eq!(err.lines().count(), 2, "{err}");
 }
 

@@ -33,7 +33,13 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// Runs a small draft model and a large base model side by side: the draft writes each reasoning
 /// step, the base scores it and keeps it or rewrites it.
 #[derive(Parser)]
-#[command(name = "forerun", bin_name = "forerun", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "forerun",
+    bin_name = "forerun",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 struct Cli {
     /// Show how start-up goes; FORERUN_LOG=debug shows more
     #[arg(short, long, global = true, value_parser = FalseyValueParser::new())]
@@ -151,7 +157,7 @@ fn start_log(verbose: bool) -> Result<()> {
         Ok(directives) if !directives.is_empty() => {
             EnvFilter::try_new(&directives).with_context(|| format!("FORERUN_LOG={directives}"))?
         }
-        _ => EnvFilter::new(if verbose { "warn,forerun=info" } else { "warn" }),
+        _ => EnvFilter::new(if verbose { "forerun=info" } else { "forerun=warn" }),
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

