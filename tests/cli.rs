@@ -314,10 +314,10 @@ fn missing_and_broken_model_files_are_named() {
 
 fn copy_tiny(role: &str, to: &Path) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/assets/tiny").join(role);
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("the embedded files") {
+        let entry = entry.expect("a readable entry");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
     }
 }
 
