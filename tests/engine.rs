@@ -174,8 +174,8 @@ fn the_reference_device_and_the_cpu_agree_on_greedy_text() {
 
 #[test]
 fn a_rewritten_step_reads_as_if_the_draft_had_never_written() {
-    // After a rejection the base's KV must be what a fresh prefill makes: feeding the kept ids again
-    // with every step forced to the base continues with the same ids.
+    // After a rejection the base's KV must be what a fresh prefill makes: feeding the kept ids
+    // again with every step forced to the base continues with the same ids.
     let engine = tiny();
     let options = || PolicyOptions { threshold: Some(9.5), ..PolicyOptions::default() };
     for question in questions(4) {

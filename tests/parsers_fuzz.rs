@@ -5,8 +5,8 @@
 //! [`LIVE_BYTES_MAX`], counted by the allocator of this test binary. Each case is a function of
 //! its number. `fuzz/` holds coverage-guided targets for the same parsers.
 //!
-//! `FORERUN_FUZZ_CASES` sets the cases of each target (default 20000), `FORERUN_FUZZ_FIRST` the
-//! number of the first, to repeat one.
+//! `FORERUN_FUZZ_CASES` sets the cases of each target, `FORERUN_FUZZ_FIRST` the number of the first,
+//! to repeat one.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,12 +17,17 @@ use std::time::{Duration, Instant};
 
 use forerun::device::blocks::dequantize_row;
 use forerun::model::{Checkpoint, FileBytes, TensorName};
+use forerun::text::{ChatTemplate, GgufVocab, Message, RenderOptions, SpecialText, Tokenizer};
+use serde_json::Value;
 
 /// Bytes one case may have allocated at a time. The seeds have at most 44 kB.
 const LIVE_BYTES_MAX: usize = 64 << 20;
 /// Time one case may take, with room for a machine that does other things.
 const CASE_MAX: Duration = Duration::from_secs(20);
 const CASES_DEFAULT: u64 = 20_000;
+/// The same for tokenizers and templates: most of a case goes into compiling regular expressions,
+/// or into the thread a template runs on.
+const TEXT_CASES_DEFAULT: u64 = 1000;
 
 /// The system's allocator, counting what is live.
 struct Counting;
@@ -122,12 +127,12 @@ fn number_from_environment(name: &str, default: u64) -> u64 {
 }
 
 /// Runs every case of one target. `case` says whether the damaged input was accepted.
-fn run_cases(target: &str, case: impl Fn(&mut Random) -> bool) {
+fn run_cases(target: &str, cases_default: u64, case: impl Fn(&mut Random) -> bool) {
     // The counters are the process's, so targets take turns.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let first = number_from_environment("FORERUN_FUZZ_FIRST", 0);
-    let count = number_from_environment("FORERUN_FUZZ_CASES", CASES_DEFAULT);
+    let count = number_from_environment("FORERUN_FUZZ_CASES", cases_default);
     let started = Instant::now();
     let (mut accepted, mut worst_bytes) = (0u64, 0);
     for number in first..first + count {
@@ -309,7 +314,7 @@ impl GgufSeed {
 fn damaged_gguf_files_are_opened_or_refused() {
     let seeds = ["llama.gguf", "qwen2.gguf", "qwen3.gguf"]
         .map(|name| GgufSeed::new(read(&fixtures().join(name))));
-    run_cases("gguf", |random| {
+    run_cases("gguf", CASES_DEFAULT, |random| {
         let bytes = random.pick(&seeds).damaged(random);
         exercise(Checkpoint::from_gguf("damaged.gguf", bytes.into()))
     });
@@ -414,7 +419,7 @@ fn damage_safetensors(bytes: &mut Vec<u8>, random: &mut Random) {
 #[test]
 fn damaged_folders_are_opened_or_refused() {
     let seeds = ["llama", "qwen2", "qwen3"].map(folder);
-    run_cases("folder", |random| {
+    run_cases("folder", CASES_DEFAULT, |random| {
         let mut files = random.pick(&seeds).clone();
         let nth = random.below(files.len());
         let (name, bytes) = &mut files[nth];
@@ -433,7 +438,7 @@ fn damaged_folders_are_opened_or_refused() {
 #[test]
 fn damaged_safetensors_headers_are_opened_or_refused() {
     let seeds = ["llama", "qwen2", "qwen3"].map(folder);
-    run_cases("safetensors", |random| {
+    run_cases("safetensors", CASES_DEFAULT, |random| {
         let mut files = random.pick(&seeds).clone();
         let weights: Vec<usize> =
             (0..files.len()).filter(|&i| files[i].0.contains(".safetensors")).collect();
@@ -445,5 +450,186 @@ fn damaged_safetensors_headers_are_opened_or_refused() {
         }
         let files = files.into_iter().map(|(name, bytes)| (name, FileBytes::from(bytes)));
         exercise(Checkpoint::from_files("damaged", files))
+    });
+}
+
+/// Encodes text with everything that can go wrong in it; returns whether there was a tokenizer.
+fn encode(tokenizer: Result<Tokenizer, forerun::error::TextError>) -> bool {
+    let Ok(tokenizer) = tokenizer else { return false };
+    if let Ok(ids) = tokenizer.encode("It's a Ünï \u{1f600}\n\n 3.14<|im_end|> <think>") {
+        let _ = tokenizer.decode(&ids);
+    }
+    true
+}
+
+/// The tiny pair's tokenizer with its bytes, its first merges and their tokens alone: small enough
+/// that damage often hits something that matters.
+fn small_tokenizer_json() -> Value {
+    let path = fixtures().join("../text/tiny_tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&read(&path)).expect("a valid fixture");
+    let merges = json["model"]["merges"].as_array_mut().expect("merges");
+    merges.truncate(20);
+    let merged: Vec<String> = merges.iter().map(merged_text).collect();
+    let vocab = json["model"]["vocab"].as_object_mut().expect("a vocabulary");
+    let is_special = |text: &str| text.starts_with('<') && text.ends_with('>');
+    vocab.retain(|text, _| text.chars().count() == 1 || is_special(text) || merged.contains(text));
+    json
+}
+
+/// The token a merge makes, from either spelling of merges.
+fn merged_text(merge: &Value) -> String {
+    match merge {
+        Value::String(pair) => pair.replacen(' ', "", 1),
+        parts => parts.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
+    }
+}
+
+#[test]
+fn damaged_tokenizer_json_is_read_or_refused() {
+    let seed = small_tokenizer_json().to_string().into_bytes();
+    assert!(encode(Tokenizer::from_json(&seed)));
+    run_cases("tokenizer_json", TEXT_CASES_DEFAULT, |random| {
+        let mut bytes = seed.clone();
+        for _ in 0..1 + random.below(2) {
+            damage_json(&mut bytes, random);
+        }
+        encode(Tokenizer::from_json(&bytes))
+    });
+}
+
+/// The same tokenizer as GGUF metadata.
+fn small_gguf_vocab() -> GgufVocab {
+    let json = small_tokenizer_json();
+    let vocab = json["model"]["vocab"].as_object().expect("a vocabulary");
+    let merges = json["model"]["merges"].as_array().expect("merges");
+    let tokens: Vec<String> = vocab.keys().cloned().collect();
+    let kind = |text: &String| if text.len() > 2 && text.starts_with('<') { 3 } else { 1 };
+    let spaced = |merge: &Value| match merge {
+        Value::String(pair) => pair.clone(),
+        parts => {
+            let parts = parts.as_array().into_iter().flatten();
+            parts.filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+        }
+    };
+    GgufVocab {
+        model: "gpt2".to_owned(),
+        pre: "qwen2".to_owned(),
+        token_types: tokens.iter().map(kind).collect(),
+        scores: Vec::new(),
+        merges: merges.iter().map(spaced).collect(),
+        bos: Some(0),
+        eos: Some(2),
+        add_bos: false,
+        tokens,
+    }
+}
+
+/// Lies somewhere in a vocabulary.
+fn damage_vocab(vocab: &mut GgufVocab, random: &mut Random) {
+    const TEXTS: [&str; 8] = ["", " ", "a", "a b", "a  b c", "\u{2581}", "<0xFF>", "<|im_end|>"];
+    let text = (*random.pick(&TEXTS)).to_owned();
+    let token = random.below(vocab.tokens.len());
+    match random.below(10) {
+        0 => vocab.model = (*random.pick(&["llama", "gpt2", "bert", ""])).to_owned(),
+        1 => vocab.pre = (*random.pick(&["default", "llama-bpe", "smollm", "", "?"])).to_owned(),
+        2 => vocab.tokens[token] = text,
+        3 => vocab.tokens[token] = vocab.tokens[random.below(vocab.tokens.len())].clone(),
+        4 => vocab.tokens.truncate(token),
+        5 => {
+            let kind = *random.pick(&[0, 1, 2, 3, 4, 5, 6, 7, -1, i32::MAX]);
+            // An earlier cut may have removed it.
+            if let Some(place) = vocab.token_types.get_mut(token) {
+                *place = kind;
+            }
+        }
+        6 => {
+            let merge = random.below(vocab.merges.len());
+            vocab.merges[merge] = text;
+        }
+        7 => {
+            let merge = vocab.merges[random.below(vocab.merges.len())].clone();
+            vocab.merges.insert(random.below(vocab.merges.len()), merge);
+        }
+        8 => {
+            let score = *random.pick(&[f32::NAN, f32::INFINITY, -1.0, 0.0]);
+            vocab.scores = vec![score; vocab.tokens.len() + random.below(2)];
+        }
+        _ => vocab.bos = Some(random.interesting() as u32),
+    }
+    if vocab.tokens.is_empty() {
+        vocab.tokens.push(String::new());
+    }
+}
+
+#[test]
+fn damaged_gguf_vocabularies_are_read_or_refused() {
+    let seed = small_gguf_vocab();
+    assert!(encode(Tokenizer::from_gguf(&seed)));
+    run_cases("gguf_vocab", TEXT_CASES_DEFAULT, |random| {
+        let mut vocab = seed.clone();
+        for _ in 0..1 + random.below(3) {
+            damage_vocab(&mut vocab, random);
+        }
+        encode(Tokenizer::from_gguf(&vocab))
+    });
+}
+
+/// Damages a template: its bytes, or its parts put together anew.
+fn damage_template(source: &mut Vec<u8>, random: &mut Random) {
+    const PARTS: [&str; 18] = [
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{{- '",
+        "' -}}",
+        "{% for a in range(99999) %}",
+        "{% endfor %}",
+        "{% if messages %}",
+        "{% endif %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% set ns = namespace(x=messages) %}",
+        "{{ 'a' * 999999999 }}",
+        "|tojson",
+        "[::-1]",
+        "{{ raise_exception('no') }}",
+        "((((((((((((((((((((((((((((((((",
+        ".split(' ')",
+    ];
+    if random.one_in(2) {
+        let at = random.below(source.len() + 1);
+        source.splice(at..at, random.pick(&PARTS).bytes());
+    } else {
+        let length = source.len();
+        damage_bytes(source, length, random);
+    }
+}
+
+#[test]
+fn damaged_templates_render_or_are_refused() {
+    let folder = fixtures().join("../text/templates");
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{e}"));
+    let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("a readable folder").path()).collect();
+    paths.sort();
+    let seeds: Vec<Vec<u8>> = paths.iter().map(|path| read(path)).collect();
+    let messages = [
+        Message::new("system", "Be brief."),
+        Message::new("user", "1 + 1?"),
+        Message::new("assistant", "<think>\nEasy.\n</think>\n\n2"),
+        Message::new("user", "2 + 2?"),
+    ];
+    let specials = SpecialText {
+        bos: Some("<s>".to_owned()),
+        eos: Some("</s>".to_owned()),
+        ..Default::default()
+    };
+    run_cases("template", TEXT_CASES_DEFAULT, |random| {
+        let mut source = random.pick(&seeds).clone();
+        for _ in 0..1 + random.below(3) {
+            damage_template(&mut source, random);
+        }
+        let source = String::from_utf8_lossy(&source);
+        let Ok(template) = ChatTemplate::new(&source, specials.clone()) else { return false };
+        template.render(&messages, &RenderOptions::default()).is_ok()
     });
 }

@@ -128,19 +128,19 @@ pub(super) struct PolicyArgs {
     /// base, draft or specreason [default: specreason; base without a draft model]
     #[arg(long, value_name = "POLICY", env = "FORERUN_POLICY", hide_env_values = true)]
     pub(super) policy: Option<PolicyKind>,
+    /// Accept a step from this score on [default: the pair's; 7 in general]
+    #[arg(long, visible_alias = "reason-threshold", value_name = "SCORE")]
+    #[arg(env = "FORERUN_THRESHOLD", hide_env_values = true, allow_negative_numbers = true)]
+    pub(super) threshold: Option<f32>,
     /// Everything else.
     #[command(flatten)]
     pub(super) knobs: KnobArgs,
 }
 
-/// The knobs of a policy.
+/// The knobs of a policy, apart from those an evaluation takes lists of.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Policy")]
 pub(super) struct KnobArgs {
-    /// Accept a step from this score on [default: the pair's; 7 in general]
-    #[arg(long, visible_alias = "reason-threshold", value_name = "SCORE")]
-    #[arg(env = "FORERUN_THRESHOLD", hide_env_values = true, allow_negative_numbers = true)]
-    pub(super) threshold: Option<f32>,
     /// Score read-out: greedy, mean (or average) or prob
     #[arg(long, visible_alias = "reason-score", value_name = "READOUT")]
     #[arg(env = "FORERUN_SCORE", hide_env_values = true)]
@@ -196,16 +196,21 @@ impl PolicyArgs {
         }
         Ok(kind)
     }
+
+    /// The overrides of a request.
+    pub(super) fn options(&self) -> Result<PolicyOptions> {
+        self.knobs.options(self.threshold)
+    }
 }
 
 impl KnobArgs {
-    /// The overrides of a request.
-    pub(super) fn options(&self) -> Result<PolicyOptions> {
+    /// The overrides of a request with a threshold.
+    pub(super) fn options(&self, threshold: Option<f32>) -> Result<PolicyOptions> {
         if let Some(p) = self.score_cutoff.filter(|p| !(0.0..=1.0).contains(p)) {
             bail!("--score-cutoff: expected a probability from 0 to 1, got {p}");
         }
         let options = PolicyOptions {
-            threshold: self.threshold,
+            threshold,
             readout: self.score,
             cutoff: self.score_cutoff,
             judge: self.judge.as_deref().map(read_judge).transpose()?,

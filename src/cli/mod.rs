@@ -6,7 +6,9 @@
 //! [`EXIT_USAGE`], before anything was printed on standard output.
 
 mod args;
+mod bench;
 mod devices;
+mod eval;
 mod inspect;
 mod list;
 mod models;
@@ -61,6 +63,10 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Show what this program can run on
     Devices(devices::DevicesArgs),
+    /// Measure how fast one model reads and writes, in llama-bench's rows
+    Bench(bench::BenchArgs),
+    /// Measure accuracy, time and tokens of policies on a file of problems
+    Eval(Box<eval::EvalArgs>),
 }
 
 /// Runs the program with the arguments of the process.
@@ -81,10 +87,12 @@ pub fn main() -> ExitCode {
 fn dispatch(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Run(args) => return args.run(),
+        Verb::Eval(args) => return args.run(),
         Verb::Pull(args) => args.run()?,
         Verb::List(args) => args.run()?,
         Verb::Inspect(args) => args.run()?,
         Verb::Devices(args) => args.run()?,
+        Verb::Bench(args) => args.run()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -184,9 +192,7 @@ mod tests {
         let named = |id: &str| format!("FORERUN_{}", id.to_ascii_uppercase());
         for verb in Cli::command().get_subcommands() {
             let flags = verb.get_arguments().filter(|a| a.get_long().is_some_and(|l| l != "help"));
-            for flag in flags.filter(|a| {
-                !["bench", "eval"].contains(&verb.get_name()) && a.get_long() != Some("version")
-            }) {
+            for flag in flags.filter(|a| a.get_long() != Some("version")) {
                 let long = flag.get_long().expect("filtered").replace('-', "_");
                 let env = flag.get_env().map(|e| e.to_string_lossy().into_owned());
                 assert_eq!(env, Some(named(&long)), "{} --{long}", verb.get_name());

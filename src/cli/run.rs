@@ -39,7 +39,7 @@ pub(super) struct RunArgs {
 impl RunArgs {
     /// Loads, asks, prints.
     pub(super) fn run(self) -> Result<ExitCode> {
-        let options = self.policy.knobs.options()?;
+        let options = self.policy.options()?;
         let sampling = self.sampling.overrides()?;
         let mut pair = self.pair.resolve()?;
         let policy = self.policy.kind(&pair)?;

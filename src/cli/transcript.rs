@@ -1,9 +1,9 @@
 //! Shows a reply while it grows: who wrote each step, its score, and what was thrown away.
 //!
 //! On a colour terminal text appears token by token; a drafted step is faint until the base has
-//! scored it, then it is drawn again in the draft's colour or struck through. Elsewhere each step is
-//! printed once it is decided, behind a label such as `[draft 7.9]`. The newest piece is always held
-//! back: the end of a turn is known to be one only when the reply is done, and is not shown.
+//! scored it, then it is drawn again in the draft's colour or struck through. Elsewhere each step
+//! is printed once it is decided, behind a label such as `[draft 7.9]`. The newest piece is always
+//! held back: the end of a turn is known to be one only when the reply is done, and is not shown.
 //! Invariant: a step starts in the first column, so that its rows can be counted and drawn over.
 
 use super::ui::{Ink, Paint, ink_of};

@@ -8,7 +8,8 @@
 //! Invariant (row invariance): what an operation computes for one row depends on that row's inputs
 //! only, never on which other rows share the pass or how a prompt was cut into chunks.
 //!
-//! Letters used for shapes here and everywhere: `T` rows of the pass, `H` query heads, `G` KV heads,
+//! Letters used for shapes here and everywhere: `T` rows of the pass, `H` query heads, `G` KV
+//! heads,
 //! `D` head dim, `C` hidden, `F` feed-forward, `V` vocabulary, `P` tokens per page, `L` layers.
 //! Read next: [`batch`], then [`reference`] for what each operation means, line by line.
 

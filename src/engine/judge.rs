@@ -1,8 +1,8 @@
 //! The judge's words: what the base reads before it writes a digit.
 //!
 //! Two layouts. `turn` adds a user turn after the steps, as in the paper (§4.1). `prefix` puts the
-//! rubric into the base's prompt, where it is cached, so that the suffix scored each time is a dozen
-//! tokens. The texts are files users can replace; two are built in.
+//! rubric into the base's prompt, where it is cached, so that the suffix scored each time is a
+//! dozen tokens. The texts are files users can replace; two are built in.
 
 use crate::error::TextError;
 use crate::ids::TokenId;

@@ -54,8 +54,8 @@ impl Prepared {
     /// See [`super::Engine::domain_notice`].
     pub(super) fn domain_notice(&self, question: &str) -> Option<String> {
         let domain = self.pair.settings.domain?;
-        // The pair's vocabulary was made from its own problems: text from elsewhere falls apart into
-        // short pieces. Its problems need 0.29 tokens a character on average, 0.36 at most.
+        // The pair's vocabulary was made from its own problems: text from elsewhere falls apart
+        // into short pieces. Its problems need 0.29 tokens a character on average, 0.36 at most.
         let tokens = self.tokenizer().encode(question).ok()?.len() as f64;
         let per_character = tokens / question.chars().count().max(1) as f64;
         let has_number = question.chars().any(|c| c.is_ascii_digit());

@@ -74,7 +74,8 @@ impl<D: Device> Runner<D> {
         }
     }
 
-    /// Gives waiting requests a place, in order, while pages for their whole length can be promised.
+    /// Gives waiting requests a place, in order, while pages for their whole length can be
+    /// promised.
     fn admit(&mut self) {
         while self.live.len() < self.sequences_max {
             let promised: usize = self.live.iter().map(|l| l.pages_promised).sum();

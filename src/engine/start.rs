@@ -1,5 +1,5 @@
-//! Start-up: files, texts, memory plan, device, thread; in this order, so that bad input is an error
-//! before memory is taken.
+//! Start-up: files, texts, memory plan, device, thread; in this order, so that bad input is an
+//! error before memory is taken.
 
 use super::memory::{self, MemoryPlan};
 use super::pair::{ModelSource, Pair};

@@ -15,8 +15,8 @@ impl TailText {
         ids.iter().map(|id| self.detokenizer.push(tokenizer.token_bytes(*id))).collect()
     }
 
-    /// Forgets a character that was begun and not completed. A policy rolls back to a step boundary,
-    /// which is the end of a whole token.
+    /// Forgets a character that was begun and not completed. A policy rolls back to a step
+    /// boundary, which is the end of a whole token.
     pub(super) fn roll_back(&mut self) {
         self.detokenizer = Detokenizer::default();
     }

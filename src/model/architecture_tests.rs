@@ -1,3 +1,5 @@
+//! Claims about `architecture.rs`.
+
 use super::*;
 use crate::model::hf_config::{Fields, architecture};
 

@@ -1,3 +1,5 @@
+//! Claims about `checkpoint.rs`.
+
 use super::*;
 use crate::device::blocks::{BlockType, dequantize_row};
 use crate::model::{Family, RopeScaling};

@@ -1,3 +1,5 @@
+//! Claims about `gguf.rs`.
+
 use super::*;
 
 /// Builds headers byte by byte, so that tests can lie in any field.

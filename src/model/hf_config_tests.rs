@@ -1,3 +1,5 @@
+//! Claims about `hf_config.rs`.
+
 use super::*;
 use serde_json::json;
 

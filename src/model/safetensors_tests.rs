@@ -1,3 +1,5 @@
+//! Claims about `safetensors.rs`.
+
 use super::*;
 
 fn file(header: &str, data: usize) -> Vec<u8> {

@@ -1,3 +1,5 @@
+//! Claims about `tensors.rs`.
+
 use super::*;
 
 #[test]

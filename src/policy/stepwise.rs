@@ -1,9 +1,9 @@
 //! `base`, `draft` and `specreason`: one state machine, three settings.
 //!
-//! SpecReason (arXiv 2504.07891 §4.1): the draft writes a step, the base scores it, the step is kept
-//! or rewritten by the base. `draft` is the same machine without a judge; `base` is the same machine
-//! with every step written by the base. So the degenerate settings agree by construction: what a
-//! threshold of 0 accepts is what `draft` writes.
+//! SpecReason (arXiv 2504.07891 §4.1): the draft writes a step, the base scores it, the step is
+//! kept or rewritten by the base. `draft` is the same machine without a judge; `base` is the same
+//! machine with every step written by the base. So the degenerate settings agree by construction:
+//! what a threshold of 0 accepts is what `draft` writes.
 //!
 //! A step ends with the token that completes the delimiter, with the close marker, with the end of
 //! the turn, or at a cap. Invariant: every kept step holds at least one sampled token, so the

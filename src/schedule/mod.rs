@@ -1,9 +1,9 @@
 //! Queues and budgets to a plan for the next engine step. Pure: no device, no clock, no threads.
 //!
-//! Every engine step the engine lists what each request wants from one model; [`plan`] says how many
-//! rows each gets. Short work (decode rows) goes first, so a long prompt never stalls decoding by
-//! more than one chunk; the rest is served in order of arrival. Invariant: the plan never exceeds a
-//! budget, and the oldest waiting work always gets at least one row when there is room.
+//! Every engine step the engine lists what each request wants from one model; [`plan`] says how
+//! many rows each gets. Short work (decode rows) goes first, so a long prompt never stalls decoding
+//! by more than one chunk; the rest is served in order of arrival. Invariant: the plan never
+//! exceeds a budget, and the oldest waiting work always gets at least one row when there is room.
 
 /// What one task wants of a model in the next pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -101,7 +101,8 @@ impl SimdLevel {
         Err(DeviceError::Unavailable {
             device: "cpu".into(),
             reason: format!(
-                "{SIMD_VARIABLE} asks for {name:?}, this processor has {}; set one of these or unset it",
+                "{SIMD_VARIABLE} asks for {name:?}, this processor has {}; set one of these or \
+                 unset it",
                 names.join(", ")
             ),
         })

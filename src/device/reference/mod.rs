@@ -1,4 +1,5 @@
-//! The reference device: every operation written the plain way, to be read and to be tested against.
+//! The reference device: every operation written the plain way, to be read and to be tested
+//! against.
 //!
 //! Matrices are decoded to f32 when they are loaded. Inputs, outputs and keys are f32 (keys and
 //! values may be rounded to bf16); inside an operation everything is f64 and rounded once at its

@@ -108,12 +108,23 @@ def _visible(batch):
     return (earlier & own_segment & (own_branch | before_fork))[:, None]
 
 
+def _query_blocks(length):
+    """`(begin, end)` of blocks of queries; keys after `end` are out of sight and skipped."""
+    return [(begin, min(begin + 128, length)) for begin in range(0, length, 128)]
+
+
 def loss(params, config, batch):
     """Weighted mean negative log-likelihood of the targets."""
     mask = _visible(batch)
 
     def attend(_layer, q, k, v):
-        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+        blocks = [
+            jax.nn.dot_product_attention(
+                q[:, begin:end], k[:, :end], v[:, :end], mask=mask[:, :, begin:end, :end]
+            )
+            for begin, end in _query_blocks(q.shape[1])
+        ]
+        return jnp.concatenate(blocks, axis=1)
 
     logits = _forward(params, config, batch.token, batch.position, attend)
     chosen = jnp.take_along_axis(logits, batch.target[..., None], -1)[..., 0]

@@ -49,12 +49,12 @@ pub(super) struct Block8 {
     pub scale: f32,
     /// `scale` times the sum of all `q`: what a weight's minimum or offset is multiplied with.
     pub sum: f32,
-    /// The same for the first 16 `q`, and for the last.
-    pub sum_halves: [f32; 2],
+    /// -32 times the same for the first 16 `q`, and for the last: what centres the quants of Q6_K.
+    pub centre_halves: [f32; 2],
 }
 
 impl Block8 {
-    const ZERO: Self = Self { q: [0; BLOCK], scale: 0.0, sum: 0.0, sum_halves: [0.0; 2] };
+    const ZERO: Self = Self { q: [0; BLOCK], scale: 0.0, sum: 0.0, centre_halves: [0.0; 2] };
 }
 
 /// Input rows `[T, K]` in the forms products read. Reuse it: once grown it does not allocate.
@@ -262,7 +262,7 @@ fn quantise<S: Simd>(simd: S, x: &[f32; BLOCK]) -> Block8 {
     let largest = simd.max_lane(largest);
     let mut block = Block8::ZERO;
     if simd.sum(poison) != 0.0 || !largest.is_finite() {
-        (block.scale, block.sum, block.sum_halves) = (f32::NAN, f32::NAN, [f32::NAN; 2]);
+        (block.scale, block.sum, block.centre_halves) = (f32::NAN, f32::NAN, [f32::NAN; 2]);
         return block;
     }
     if largest < TINY {
@@ -278,6 +278,6 @@ fn quantise<S: Simd>(simd: S, x: &[f32; BLOCK]) -> Block8 {
     }
     block.scale = largest / 127.0;
     block.sum = block.scale * (sums[0] + sums[1]) as f32;
-    block.sum_halves = sums.map(|sum| block.scale * sum as f32);
+    block.centre_halves = sums.map(|sum| block.scale * (-32 * sum) as f32);
     block
 }

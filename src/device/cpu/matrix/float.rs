@@ -4,10 +4,12 @@
 //! multiplications and additions from zero, then one addition to the total. Blocks are independent
 //! until that addition, so a decode step runs several at once to hide the latency of the chain, and
 //! more rows run side by side instead; each (row, feature) sees the same operations either way.
-//! Error: with `u = 2^-24`, at most `(32 + K/32) u Σ|w x|`. Read next: `formats`.
+//! Error: with `u = 2^-24`, at most `(32 + K/32) u Σ|w x|`. Read next: `plain`.
 
-use super::formats::PlainFormat;
+#![expect(clippy::needless_range_loop, reason = "indices count chains and addresses alike")]
+
 use super::layout::{BLOCK, PANEL};
+use super::plain::PlainFormat;
 use crate::device::cpu::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 

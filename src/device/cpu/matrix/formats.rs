@@ -1,23 +1,21 @@
-//! What the kernels must know of each block type: its scales, and how its quants unpack.
+//! What the kernels must know of each quantised type: its scales, and how its quants unpack.
 //!
-//! A quantised [`Format`] turns 32 columns of a cell into eight vectors of bytes and gives each
-//! row a scale (and, where it has one, a shift): `w = scale * q + shift`. A [`PlainFormat`] gives
-//! columns as f32. Offsets follow `layout`. Invariant: unpacked quants are the file's, exactly.
-//! Read next: `integer` and `float`, which call this.
+//! A [`Format`] turns 32 columns of a cell into eight vectors of bytes and gives each row a scale
+//! (and, where it has one, a shift): `w = scale * q + shift`. Offsets follow `layout`. Invariant:
+//! unpacked quants are the file's, exactly. Read next: `integer`, which calls this; `plain` is the
+//! same for types without scales.
 
 use super::layout::{
     HALVES, K_QUANTS, K_SCALES, PANEL, Q5_K_NIBBLES, Q6_K_NIBBLES, Q6_K_PAIRS, Q6_K_SCALES, VECTOR,
 };
 use crate::device::cpu::simd::Simd;
 
-/// Scales of one cell: `[group][row]`; groups are of 32 columns, or of 16 for Q6_K.
-pub(super) struct Scales {
-    pub scale: [[f32; PANEL]; 16],
-    pub shift: [[f32; PANEL]; 16],
-}
-
-impl Scales {
-    pub(super) const ZERO: Self = Self { scale: [[0.0; PANEL]; 16], shift: [[0.0; PANEL]; 16] };
+/// Scale and shift of a group for the rows of one vector: `w = scale * q + shift`. For a type with
+/// [`Format::HALVED`] both are scales, of the group's first and last 16 columns.
+#[derive(Clone, Copy)]
+pub(super) struct GroupScales<S: Simd> {
+    pub scale: S::F32,
+    pub shift: S::F32,
 }
 
 /// A quantised block type. In all methods `cell` points to one cell of the type, readable whole.
@@ -26,8 +24,10 @@ pub(super) trait Format {
     const GROUPS: usize;
     /// Bytes of a cell.
     const CELL_BYTES: usize;
-    /// Each half of a group has its own scale and shift.
+    /// Each half of a group has its own scale, and quants are centred on 32.
     const HALVED: bool = false;
+    /// What is unpacked once per cell to find the scales of its groups.
+    type Header;
 
     /// Whether weights have a shift at this level.
     #[inline(always)]
@@ -35,11 +35,24 @@ pub(super) trait Format {
         true
     }
 
-    /// Fills the first groups of `scales`.
+    /// Unpacks what the groups of the cell share.
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn scales<S: Simd>(simd: S, cell: *const u8, scales: &mut Scales);
+    unsafe fn header(cell: *const u8) -> Self::Header;
+
+    /// The scales of group `group` for the rows from `row` on.
+    ///
+    /// # Safety
+    /// See the trait; `header` is that of the cell, `group < GROUPS`, `row` is a multiple of the
+    /// lanes below 16.
+    unsafe fn scales<S: Simd>(
+        simd: S,
+        cell: *const u8,
+        header: &Self::Header,
+        group: usize,
+        row: usize,
+    ) -> GroupScales<S>;
 
     /// The eight quads of group `group` for the rows from `row` on.
     ///
@@ -96,17 +109,14 @@ unsafe fn fifth_bits<S: Simd>(simd: S, at: *const u8, row: usize, quads: &mut [S
     }
 }
 
-/// `f16` scales of the 16 rows at `at`, times `factor`, into `to`.
+/// The `f16` values at `at` of the rows from `row` on.
 ///
 /// # Safety
 /// 32 bytes are readable from `at`.
 #[inline(always)]
-unsafe fn half_scales<S: Simd>(simd: S, at: *const u8, factor: f32, to: &mut [f32; PANEL]) {
-    for row in (0..PANEL).step_by(S::LANES) {
-        // SAFETY: by the contract; f16 has no invalid bits and the load takes any alignment.
-        let d = unsafe { simd.load_f16_ptr(at.cast::<half::f16>().add(row)) };
-        simd.store(&mut to[row..], simd.mul(d, simd.splat(factor)));
-    }
+unsafe fn halves<S: Simd>(simd: S, at: *const u8, row: usize) -> S::F32 {
+    // SAFETY: by the contract; f16 has no invalid bits and the load takes any alignment.
+    unsafe { simd.load_f16_ptr(at.cast::<half::f16>().add(row)) }
 }
 
 /// Exact dots of nibbles: eight quads of at most 15 stay below 2^15 in 16 bits.
@@ -145,16 +155,28 @@ macro_rules! simple_format {
             const CELL_BYTES: usize =
                 HALVES * $halves + VECTOR * (4 + if $five_bits { 1 } else { 0 });
 
+            type Header = ();
+
             #[inline(always)]
-            unsafe fn scales<S: Simd>(simd: S, cell: *const u8, scales: &mut Scales) {
+            unsafe fn header(_: *const u8) {}
+
+            #[inline(always)]
+            unsafe fn scales<S: Simd>(
+                simd: S,
+                cell: *const u8,
+                _: &(),
+                _: usize,
+                row: usize,
+            ) -> GroupScales<S> {
                 // SAFETY: the cell begins with the halves.
                 unsafe {
-                    half_scales(simd, cell, 1.0, &mut scales.scale[0]);
-                    if $halves == 1 {
-                        half_scales(simd, cell, -$offset, &mut scales.shift[0]);
+                    let scale = halves(simd, cell, row);
+                    let shift = if $halves == 1 {
+                        simd.mul(scale, simd.splat(-$offset))
                     } else {
-                        half_scales(simd, cell.add(HALVES), 1.0, &mut scales.shift[0]);
-                    }
+                        halves(simd, cell.add(HALVES), row)
+                    };
+                    GroupScales { scale, shift }
                 }
             }
 
@@ -168,13 +190,12 @@ macro_rules! simple_format {
                 let bits = HALVES * $halves;
                 // SAFETY: the fifth bits, if any, and then the nibbles follow the halves.
                 unsafe {
+                    let at = if $five_bits { bits + VECTOR } else { bits };
+                    let mut quads = nibbles(simd, cell.add(at), group, row);
                     if $five_bits {
-                        let mut quads = nibbles(simd, cell.add(bits + VECTOR), group, row);
                         fifth_bits(simd, cell.add(bits), row, &mut quads);
-                        quads
-                    } else {
-                        nibbles(simd, cell.add(bits), group, row)
                     }
+                    quads
                 }
             }
 
@@ -218,13 +239,22 @@ impl Format for Q80 {
         S::SIGNED_OFFSET != 0.0
     }
 
+    type Header = ();
+
     #[inline(always)]
-    unsafe fn scales<S: Simd>(simd: S, cell: *const u8, scales: &mut Scales) {
+    unsafe fn header(_: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(
+        simd: S,
+        cell: *const u8,
+        _: &(),
+        _: usize,
+        row: usize,
+    ) -> GroupScales<S> {
         // SAFETY: the cell begins with the scales.
-        unsafe {
-            half_scales(simd, cell, 1.0, &mut scales.scale[0]);
-            half_scales(simd, cell, -S::SIGNED_OFFSET, &mut scales.shift[0]);
-        }
+        let scale = unsafe { halves(simd, cell, row) };
+        GroupScales { scale, shift: simd.mul(scale, simd.splat(-S::SIGNED_OFFSET)) }
     }
 
     #[inline(always)]
@@ -246,100 +276,121 @@ impl Format for Q80 {
     }
 }
 
-/// Scales `d * sc` and shifts `-dmin * m` of the eight groups of a K-quant cell.
+/// The six-bit scales and minimums of the eight groups of a K-quant cell, `[group][row]`.
+pub(super) struct KHeader {
+    scales: [[u8; PANEL]; 8],
+    minimums: [[u8; PANEL]; 8],
+}
+
+/// As `blocks::k_scales_and_minimums`, for sixteen rows at once.
 ///
 /// # Safety
 /// `cell` is a cell of Q4_K or Q5_K.
 #[inline(always)]
-unsafe fn k_scales<S: Simd>(simd: S, cell: *const u8, scales: &mut Scales) {
+unsafe fn k_header(cell: *const u8) -> KHeader {
     // SAFETY: twelve scale bytes per row lie there.
     let packed: [[u8; PANEL]; 12] = unsafe { cell.add(K_SCALES).cast::<[_; 12]>().read() };
-    // As `blocks::k_scales_and_minimums`, for sixteen rows at once.
-    let (mut sc, mut m) = ([[0_u8; PANEL]; 8], [[0_u8; PANEL]; 8]);
+    let (mut scales, mut minimums) = ([[0; PANEL]; 8], [[0; PANEL]; 8]);
     for i in 0..4 {
         for row in 0..PANEL {
-            let (s, t, high) = (packed[i][row], packed[i + 4][row], packed[i + 8][row]);
-            sc[i][row] = s & 0x3f;
-            m[i][row] = t & 0x3f;
-            sc[i + 4][row] = (high & 0x0f) | ((s >> 2) & 0x30);
-            m[i + 4][row] = (high >> 4) | ((t >> 2) & 0x30);
+            let (s, m, high) = (packed[i][row], packed[i + 4][row], packed[i + 8][row]);
+            scales[i][row] = s & 0x3f;
+            minimums[i][row] = m & 0x3f;
+            scales[i + 4][row] = (high & 0x0f) | ((s >> 2) & 0x30);
+            minimums[i + 4][row] = (high >> 4) | ((m >> 2) & 0x30);
         }
     }
-    let (mut d, mut d_min) = ([0.0; PANEL], [0.0; PANEL]);
-    // SAFETY: the cell begins with both halves.
+    KHeader { scales, minimums }
+}
+
+/// Scale `d * sc` and shift `-dmin * m` of a group.
+///
+/// # Safety
+/// `cell` is a cell of Q4_K or Q5_K, `group < 8`, `row` is a multiple of the lanes below 16.
+#[inline(always)]
+unsafe fn k_scales<S: Simd>(
+    simd: S,
+    cell: *const u8,
+    header: &KHeader,
+    group: usize,
+    row: usize,
+) -> GroupScales<S> {
+    // SAFETY: the cell begins with both halves; a group of the header has 16 bytes.
     unsafe {
-        half_scales(simd, cell, 1.0, &mut d);
-        half_scales(simd, cell.add(HALVES), -1.0, &mut d_min);
-    }
-    for row in (0..PANEL).step_by(S::LANES) {
-        let (d, d_min) = (simd.load(&d[row..]), simd.load(&d_min[row..]));
-        for group in 0..8 {
-            // SAFETY: the arrays have 16 bytes, `row + L <= 16`.
-            let (sc, m) = unsafe {
-                let m = simd.load_u8_ptr(m[group].as_ptr().add(row));
-                (simd.load_u8_ptr(sc[group].as_ptr().add(row)), m)
-            };
-            simd.store(&mut scales.scale[group][row..], simd.mul(d, sc));
-            simd.store(&mut scales.shift[group][row..], simd.mul(d_min, m));
+        let scale = simd.load_u8_ptr(header.scales[group].as_ptr().add(row));
+        let minimum = simd.load_u8_ptr(header.minimums[group].as_ptr().add(row));
+        let d_min = simd.sub(simd.splat(0.0), halves(simd, cell.add(HALVES), row));
+        GroupScales {
+            scale: simd.mul(halves(simd, cell, row), scale),
+            shift: simd.mul(d_min, minimum),
         }
     }
 }
 
-/// `d * sc * q - dmin * m`, four bits.
-pub(super) struct Q4K;
+macro_rules! k_format {
+    ($(#[$doc:meta])* $name:ident, $nibbles:expr, $five_bits:literal) => {
+        $(#[$doc])*
+        pub(super) struct $name;
 
-impl Format for Q4K {
-    const GROUPS: usize = 8;
-    const CELL_BYTES: usize = K_QUANTS + 32 * VECTOR;
+        impl Format for $name {
+            const GROUPS: usize = 8;
+            const CELL_BYTES: usize = $nibbles + 32 * VECTOR;
+            type Header = KHeader;
 
-    #[inline(always)]
-    unsafe fn scales<S: Simd>(simd: S, cell: *const u8, scales: &mut Scales) {
-        // SAFETY: the contract is the same.
-        unsafe { k_scales(simd, cell, scales) }
-    }
+            #[inline(always)]
+            unsafe fn header(cell: *const u8) -> KHeader {
+                // SAFETY: the contract is the same.
+                unsafe { k_header(cell) }
+            }
 
-    #[inline(always)]
-    unsafe fn quads<S: Simd>(simd: S, cell: *const u8, group: usize, row: usize) -> [S::Bytes; 8] {
-        // SAFETY: the nibbles of the eight groups begin there.
-        unsafe { nibbles(simd, cell.add(K_QUANTS), group, row) }
-    }
+            #[inline(always)]
+            unsafe fn scales<S: Simd>(
+                simd: S,
+                cell: *const u8,
+                header: &KHeader,
+                group: usize,
+                row: usize,
+            ) -> GroupScales<S> {
+                // SAFETY: the contract is the same.
+                unsafe { k_scales(simd, cell, header, group, row) }
+            }
 
-    #[inline(always)]
-    unsafe fn dots<S: Simd>(simd: S, w: [S::Bytes; 8], x: *const i8) -> [S::I32; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { nibble_dots(simd, w, x) }
-    }
-}
+            #[inline(always)]
+            unsafe fn quads<S: Simd>(
+                simd: S,
+                cell: *const u8,
+                group: usize,
+                row: usize,
+            ) -> [S::Bytes; 8] {
+                // SAFETY: a vector of fifth bits per group, if any, then four of nibbles.
+                unsafe {
+                    let mut quads = nibbles(simd, cell.add($nibbles), group, row);
+                    if $five_bits {
+                        fifth_bits(simd, cell.add(K_QUANTS + group * VECTOR), row, &mut quads);
+                    }
+                    quads
+                }
+            }
 
-/// `d * sc * q - dmin * m`, five bits.
-pub(super) struct Q5K;
-
-impl Format for Q5K {
-    const GROUPS: usize = 8;
-    const CELL_BYTES: usize = Q5_K_NIBBLES + 32 * VECTOR;
-
-    #[inline(always)]
-    unsafe fn scales<S: Simd>(simd: S, cell: *const u8, scales: &mut Scales) {
-        // SAFETY: the contract is the same.
-        unsafe { k_scales(simd, cell, scales) }
-    }
-
-    #[inline(always)]
-    unsafe fn quads<S: Simd>(simd: S, cell: *const u8, group: usize, row: usize) -> [S::Bytes; 8] {
-        // SAFETY: a vector of fifth bits per group, then four of nibbles.
-        unsafe {
-            let mut quads = nibbles(simd, cell.add(Q5_K_NIBBLES), group, row);
-            fifth_bits(simd, cell.add(K_QUANTS + group * VECTOR), row, &mut quads);
-            quads
+            #[inline(always)]
+            unsafe fn dots<S: Simd>(simd: S, w: [S::Bytes; 8], x: *const i8) -> [S::I32; 2] {
+                // SAFETY: the contract is the same.
+                unsafe {
+                    if $five_bits { five_bit_dots(simd, w, x) } else { nibble_dots(simd, w, x) }
+                }
+            }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn dots<S: Simd>(simd: S, w: [S::Bytes; 8], x: *const i8) -> [S::I32; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { five_bit_dots(simd, w, x) }
-    }
+    };
 }
+
+k_format!(
+    /// `d * sc * q - dmin * m`, four bits.
+    Q4K, K_QUANTS, false
+);
+k_format!(
+    /// `d * sc * q - dmin * m`, five bits.
+    Q5K, Q5_K_NIBBLES, true
+);
 
 /// `d * sc * (q - 32)`, six bits, scales for every 16 columns.
 pub(super) struct Q6K;
@@ -349,20 +400,26 @@ impl Format for Q6K {
     const CELL_BYTES: usize = Q6_K_NIBBLES + 32 * VECTOR;
     const HALVED: bool = true;
 
+    type Header = ();
+
     #[inline(always)]
-    unsafe fn scales<S: Simd>(simd: S, cell: *const u8, scales: &mut Scales) {
-        let mut d = [0.0; PANEL];
-        // SAFETY: the cell begins with d.
-        unsafe { half_scales(simd, cell, 1.0, &mut d) };
-        for row in (0..PANEL).step_by(S::LANES) {
-            let d = simd.load(&d[row..]);
-            for half in 0..16 {
-                let at = Q6_K_SCALES + half * PANEL + row;
-                // SAFETY: sixteen scale bytes per row follow.
-                let sc = unsafe { simd.load_i8_ptr(cell.add(at).cast()) };
-                let scale = simd.mul(d, sc);
-                simd.store(&mut scales.scale[half][row..], scale);
-                simd.store(&mut scales.shift[half][row..], simd.mul(scale, simd.splat(-32.0)));
+    unsafe fn header(_: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(
+        simd: S,
+        cell: *const u8,
+        _: &(),
+        group: usize,
+        row: usize,
+    ) -> GroupScales<S> {
+        // SAFETY: the cell begins with d; sixteen scale bytes per row follow.
+        unsafe {
+            let d = halves(simd, cell, row);
+            let at = cell.add(Q6_K_SCALES + 2 * group * PANEL + row).cast::<i8>();
+            GroupScales {
+                scale: simd.mul(d, simd.load_i8_ptr(at)),
+                shift: simd.mul(d, simd.load_i8_ptr(at.add(PANEL))),
             }
         }
     }
@@ -399,67 +456,6 @@ impl Format for Q6K {
             let first = simd.dot(zero, [a, b], x);
             let second = simd.dot(zero, [e, f], x.add(16));
             [simd.dot(first, [c, d], x.add(8)), simd.dot(second, [g, h], x.add(24))]
-        }
-    }
-}
-
-/// A plain type. `cell` points to one cell of 32 columns, readable whole.
-pub(super) trait PlainFormat {
-    /// Bytes of a cell.
-    const CELL_BYTES: usize;
-
-    /// Columns `2 pair` and `2 pair + 1` of the rows from `row` on.
-    ///
-    /// # Safety
-    /// See the trait; `pair < 16`, `row` is a multiple of the lanes below 16.
-    unsafe fn pair<S: Simd>(simd: S, cell: *const u8, pair: usize, row: usize) -> [S::F32; 2];
-}
-
-/// Single precision.
-pub(super) struct F32;
-
-impl PlainFormat for F32 {
-    const CELL_BYTES: usize = 32 * 4 * PANEL;
-
-    #[inline(always)]
-    unsafe fn pair<S: Simd>(simd: S, cell: *const u8, pair: usize, row: usize) -> [S::F32; 2] {
-        // SAFETY: `[column][row]`; the load takes any alignment.
-        unsafe {
-            let at = cell.cast::<f32>().add(2 * pair * PANEL + row);
-            [simd.load_ptr(at), simd.load_ptr(at.add(PANEL))]
-        }
-    }
-}
-
-/// Half precision.
-pub(super) struct F16;
-
-impl PlainFormat for F16 {
-    const CELL_BYTES: usize = 32 * 2 * PANEL;
-
-    #[inline(always)]
-    unsafe fn pair<S: Simd>(simd: S, cell: *const u8, pair: usize, row: usize) -> [S::F32; 2] {
-        // SAFETY: `[column][row]`; the load takes any alignment.
-        unsafe {
-            let at = cell.cast::<half::f16>().add(2 * pair * PANEL + row);
-            [simd.load_f16_ptr(at), simd.load_f16_ptr(at.add(PANEL))]
-        }
-    }
-}
-
-/// The upper half of single precision.
-pub(super) struct Bf16;
-
-impl PlainFormat for Bf16 {
-    const CELL_BYTES: usize = 32 * 2 * PANEL;
-
-    #[inline(always)]
-    unsafe fn pair<S: Simd>(simd: S, cell: *const u8, pair: usize, row: usize) -> [S::F32; 2] {
-        // SAFETY: `[column / 2][row][2]`; the load takes any alignment.
-        unsafe {
-            let at = cell.cast::<half::bf16>().add(2 * (pair * PANEL + row));
-            let (first, second) = simd.load_bf16_pairs_ptr(at);
-            [first, second]
         }
     }
 }

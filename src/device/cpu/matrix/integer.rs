@@ -2,15 +2,18 @@
 //!
 //! Per 32 columns: unpack eight quads of 8 or 16 weight rows once, then for each activation row
 //! `acc += (scale_w * scale_x) * dot + shift_w * sum_x`, where `dot` is exact in integers and `acc`
-//! is one f32 lane per weight row. Nothing is summed across lanes. A decode step keeps `acc` in
-//! registers; more rows keep it in the first-level cache; the operations are the same.
+//! is one f32 lane per weight row (Q6_K: `scale_w * (scale_x * dot - 32 sum_x)` for each half).
+//! Nothing is summed across lanes. A decode step keeps `acc` in registers; more rows keep it in the
+//! first-level cache; the operations are the same.
 //!
 //! Cost with AVX2, per 8 weight rows and 32 columns of four-bit weights: 12 instructions to unpack,
 //! then 8 broadcasts, 8 `vpmaddubsw` and some 13 others per activation row. With VNNI the 8 dots
 //! take their broadcasts along and serve 16 rows. Read next: `formats`.
 
-use super::activations::Block8;
-use super::formats::{Format, Scales};
+#![expect(clippy::needless_range_loop, reason = "`part` counts sums and weight rows alike")]
+
+use super::activations::{Block8, TILE};
+use super::formats::{Format, GroupScales};
 use super::layout::PANEL;
 use crate::device::cpu::simd::{Kernel, Simd};
 use std::marker::PhantomData;
@@ -67,28 +70,10 @@ struct Rows {
     rows: usize,
 }
 
-/// Scales of a group, for the rows of one vector.
-#[derive(Clone, Copy)]
-struct GroupScales<S: Simd> {
-    scale: [S::F32; 2],
-    shift: [S::F32; 2],
-}
-
-/// Reads the scales of `group` for the weight rows from `row` on.
-#[inline(always)]
-fn group_scales<S: Simd, F: Format>(
-    simd: S,
-    scales: &Scales,
-    group: usize,
-    row: usize,
-) -> GroupScales<S> {
-    let (first, second) = if F::HALVED { (2 * group, 2 * group + 1) } else { (group, group) };
-    let at = |of: &[[f32; PANEL]; 16], group: usize| simd.load(&of[group][row..]);
-    GroupScales {
-        scale: [at(&scales.scale, first), at(&scales.scale, second)],
-        shift: [at(&scales.shift, first), at(&scales.shift, second)],
-    }
-}
+/// The sums of one weight row of every activation row; aligned so that no vector of lanes lies
+/// across two cache lines.
+#[repr(align(64))]
+struct Sums([[f32; PANEL]; TILE]);
 
 /// `acc` plus what 32 columns contribute: the one place where the arithmetic is written down.
 ///
@@ -107,15 +92,14 @@ unsafe fn accumulate<S: Simd, F: Format>(
     let scale_x = simd.splat(x.scale);
     let mut acc = acc;
     if F::HALVED {
-        for half in 0..2 {
-            let scale = simd.mul(scales.scale[half], scale_x);
-            acc = simd.fma(scale, simd.to_f32(dots[half]), acc);
-            acc = simd.fma(scales.shift[half], simd.splat(x.sum_halves[half]), acc);
+        for (half, scale) in [scales.scale, scales.shift].into_iter().enumerate() {
+            let centre = simd.splat(x.centre_halves[half]);
+            acc = simd.fma(scale, simd.fma(simd.to_f32(dots[half]), scale_x, centre), acc);
         }
     } else {
-        acc = simd.fma(simd.mul(scales.scale[0], scale_x), simd.to_f32(dots[0]), acc);
+        acc = simd.fma(simd.mul(scales.scale, scale_x), simd.to_f32(dots[0]), acc);
         if F::shifted::<S>() {
-            acc = simd.fma(scales.shift[0], simd.splat(x.sum), acc);
+            acc = simd.fma(scales.shift, simd.splat(x.sum), acc);
         }
     }
     acc
@@ -131,19 +115,18 @@ unsafe fn one_row<S: Simd, F: Format>(
     stride: usize,
     out: &mut [f32],
 ) {
-    let mut scales = Scales::ZERO;
     // At most two vectors make a panel.
     let mut acc = [simd.splat(0.0); 2];
     for (c, cell) in panel.chunks_exact(F::CELL_BYTES).enumerate() {
         // SAFETY: `cell` is a whole cell; `c * GROUPS + group` is a block of the row.
         unsafe {
-            F::scales(simd, cell.as_ptr(), &mut scales);
+            let header = F::header(cell.as_ptr());
             for group in 0..F::GROUPS {
                 let x = x.add((c * F::GROUPS + group) * stride);
                 for part in 0..PANEL / S::LANES {
                     let row = part * S::LANES;
                     let w = F::quads(simd, cell.as_ptr(), group, row);
-                    let scales = group_scales::<S, F>(simd, &scales, group, row);
+                    let scales = F::scales(simd, cell.as_ptr(), &header, group, row);
                     acc[part] = accumulate::<S, F>(simd, acc[part], w, &scales, x);
                 }
             }
@@ -164,20 +147,19 @@ unsafe fn many_rows<S: Simd, F: Format>(
     out: &mut [f32],
     width: usize,
 ) {
-    let mut scales = Scales::ZERO;
-    let mut acc = [[0.0_f32; PANEL]; super::activations::TILE];
-    let acc = &mut acc[..x.rows];
+    let mut sums = Sums([[0.0; PANEL]; TILE]);
+    let acc = &mut sums.0[..x.rows];
     for (c, cell) in panel.chunks_exact(F::CELL_BYTES).enumerate() {
         // SAFETY: `cell` is a whole cell; `c * GROUPS + group` is a block of each row; a vector of
         // lanes at `part * L` is within the 16 of a row of `acc`.
         unsafe {
-            F::scales(simd, cell.as_ptr(), &mut scales);
+            let header = F::header(cell.as_ptr());
             for group in 0..F::GROUPS {
                 let x = x.x.add((c * F::GROUPS + group) * x.stride);
                 for part in 0..PANEL / S::LANES {
                     let row = part * S::LANES;
                     let w = F::quads(simd, cell.as_ptr(), group, row);
-                    let scales = group_scales::<S, F>(simd, &scales, group, row);
+                    let scales = F::scales(simd, cell.as_ptr(), &header, group, row);
                     for (t, acc) in acc.iter_mut().enumerate() {
                         let acc = acc.as_mut_ptr().add(row);
                         let sum = simd.load_ptr(acc);

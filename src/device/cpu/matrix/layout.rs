@@ -1,10 +1,10 @@
 //! How sixteen rows of blocks lie in memory.
 //!
-//! A *panel* is 16 consecutive rows. It is a sequence of *cells*: the 16 blocks (one per row) of the
-//! same columns; plain types count 32 columns as a block. Inside a cell, first the scales of all
-//! rows, then the quants in vectors of 64 bytes, four bytes (a *quad* of consecutive columns) per
-//! row: a 64-byte load is one quad of 16 rows, a 32-byte load one of 8, and lane `r` is always row
-//! `r`. Cells hold exactly the bytes of their blocks.
+//! A *panel* is 16 consecutive rows. It is a sequence of *cells*: the 16 blocks (one per row) of
+//! the same columns; plain types count 32 columns as a block. Inside a cell, first the scales of
+//! all rows, then the quants in vectors of 64 bytes, four bytes per row (a *quad* of consecutive
+//! columns): a 64-byte load is one quad of 16 rows, a 32-byte load one of 8, and lane `r` is always
+//! row `r`. Cells hold exactly the bytes of their blocks.
 //!
 //! Quants of 32 columns, eight quads `0..8`, are stored as
 //! - nibbles: 4 vectors, vector `v` with quad `v` in the low and quad `v + 4` in the high nibbles;

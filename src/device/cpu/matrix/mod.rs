@@ -16,6 +16,7 @@ mod head;
 mod integer;
 mod layout;
 mod multiply;
+mod plain;
 mod storage;
 #[cfg(test)]
 mod tests;

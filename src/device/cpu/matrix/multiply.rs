@@ -10,7 +10,7 @@ use super::activations::{TILE, tile_rows};
 use super::float::FloatStrip;
 use super::integer::IntegerStrip;
 use super::layout::{BLOCK, PANEL};
-use super::{Activations, Matrix, formats};
+use super::{Activations, Matrix, formats, plain};
 use crate::device::BlockType;
 use crate::device::cpu::simd::{Kernel, Simd, SimdLevel};
 use crate::device::cpu::threads::Threads;
@@ -22,7 +22,7 @@ use std::ops::Range;
 pub(super) const STRIP_PANELS: usize = 16;
 /// Bytes of a strip's weights where several tiles pass over it: a quarter of a usual L2 cache.
 const STRIP_BYTES: usize = 128 << 10;
-/// Bounds on the weights of one task: below, handing it out costs; above, the last one is waited for.
+/// Bounds on the weights of one task: handing out less costs, and the last large one is waited for.
 const TASK_BYTES: Range<usize> = 32 << 10..512 << 10;
 
 /// One matrix of [`multiply_each`].
@@ -288,9 +288,9 @@ fn strip(
     use BlockType as B;
     let job = Job { w, panels, x, rows, out };
     match w.kind() {
-        B::F32 => simd.dispatch(job.float::<formats::F32>()),
-        B::F16 => simd.dispatch(job.float::<formats::F16>()),
-        B::BF16 => simd.dispatch(job.float::<formats::Bf16>()),
+        B::F32 => simd.dispatch(job.float::<plain::F32>()),
+        B::F16 => simd.dispatch(job.float::<plain::F16>()),
+        B::BF16 => simd.dispatch(job.float::<plain::Bf16>()),
         B::Q8_0 => simd.dispatch(job.integer::<formats::Q80>()),
         B::Q4_0 => simd.dispatch(job.integer::<formats::Q40>()),
         B::Q4_1 => simd.dispatch(job.integer::<formats::Q41>()),

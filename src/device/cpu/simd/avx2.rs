@@ -5,6 +5,8 @@
 //! need the sign trick (`|w|` times `x` with the sign of `w`). Invariant: an [`Avx2`] exists only
 //! where the processor has the three extensions. Read next: `avx512`.
 
+#![expect(clippy::needless_range_loop, reason = "`q` counts weights and bytes alike")]
+
 use super::{Kernel, Simd};
 use core::arch::x86_64::*;
 use half::{bf16, f16};

@@ -5,6 +5,8 @@
 //! weights are offset by 128, which the kernels take off with the sum of the other side. Invariant:
 //! an [`Avx512`] exists only where the processor has the extensions named in [`Avx512::detect`].
 
+#![expect(clippy::needless_range_loop, reason = "`q` counts weights and bytes alike")]
+
 use super::{Kernel, Simd};
 use core::arch::x86_64::*;
 use half::{bf16, f16};

@@ -1,0 +1,136 @@
+//! `forerun bench`: how fast one model reads and writes.
+
+use super::eval::Format;
+use super::models;
+use crate::bench::{self, Measurement, ModelFacts, Row};
+use crate::config;
+use crate::device::cpu::{CpuDevice, CpuOptions};
+use crate::device::reference::ReferenceDevice;
+use crate::device::{Device, KvType};
+use crate::engine::DeviceChoice;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::{PassLimits, Solo};
+use anyhow::{Result, bail};
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, Write};
+
+/// Flags of the verb, with llama-bench's letters.
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// A folder, a .gguf file, a hub id or a catalogue name
+    #[arg(short = 'm', long, value_name = "M", default_value = "tiny-base")]
+    #[arg(env = "FORERUN_MODEL", hide_env_values = true)]
+    model: String,
+    /// Tokens of a prompt, one row each; 0 skips prompts
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',')]
+    #[arg(default_value = "512", env = "FORERUN_N_PROMPT", hide_env_values = true)]
+    n_prompt: Vec<u32>,
+    /// Tokens of a generation, one row each; 0 skips generations
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',')]
+    #[arg(default_value = "128", env = "FORERUN_N_GEN", hide_env_values = true)]
+    n_gen: Vec<u32>,
+    /// Tokens in the cache before each row
+    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',')]
+    #[arg(default_value = "0", env = "FORERUN_N_DEPTH", hide_env_values = true)]
+    n_depth: Vec<u32>,
+    /// Repetitions of each row, after one that warms up
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
+    #[arg(env = "FORERUN_REPETITIONS", hide_env_values = true)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    repetitions: usize,
+    /// How to print the table
+    #[arg(short = 'o', long, visible_alias = "output", value_name = "FORMAT")]
+    #[arg(default_value = "md", env = "FORERUN_FORMAT", hide_env_values = true)]
+    format: Format,
+    /// Where to run: auto, cpu, cuda or reference
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(env = "FORERUN_DEVICE", hide_env_values = true)]
+    device: DeviceChoice,
+    /// CPU threads [default: all physical cores]
+    #[arg(short = 't', long, value_name = "N", env = "FORERUN_THREADS", hide_env_values = true)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
+    threads: Option<usize>,
+}
+
+impl BenchArgs {
+    /// Measures every row and prints the table.
+    pub(super) fn run(&self) -> Result<()> {
+        let sizes = |list: &[u32]| list.iter().map(|n| *n as usize).collect::<Vec<_>>();
+        let depths = sizes(&self.n_depth);
+        let rows = bench::rows(&sizes(&self.n_prompt), &sizes(&self.n_gen), &depths);
+        if rows.is_empty() {
+            bail!("nothing to measure: -p and -n are both 0");
+        }
+        let checkpoint = models::open(&models::source(&self.model)?)?;
+        let context = checkpoint.architecture().context;
+        let longest = rows.iter().max_by_key(|r| r.depth + r.tokens()).expect("there are rows");
+        if longest.depth + longest.tokens() > context as usize {
+            bail!(
+                "{} takes {} tokens, but {} has a context of {context}",
+                longest.name(),
+                longest.depth + longest.tokens(),
+                self.model
+            );
+        }
+        let measured = match self.device {
+            DeviceChoice::Cuda => {
+                bail!("--device cuda: this build has no CUDA kernels; use --device cpu")
+            }
+            DeviceChoice::Reference => {
+                self.measure(ReferenceDevice::new(KvType::F32), &checkpoint, &rows)?
+            }
+            DeviceChoice::Auto | DeviceChoice::Cpu => {
+                let cpu = CpuOptions { threads: self.threads, ..CpuOptions::default() };
+                self.measure(CpuDevice::new(cpu)?, &checkpoint, &rows)?
+            }
+        };
+        let mut out = std::io::stdout().lock();
+        match self.format {
+            Format::Md => write!(out, "{}", bench::markdown(&measured))?,
+            Format::Json => {
+                serde_json::to_writer_pretty(&mut out, &measured)?;
+                writeln!(out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn measure<D: Device>(
+        &self,
+        device: D,
+        checkpoint: &Checkpoint,
+        rows: &[Row],
+    ) -> Result<Vec<Measurement>> {
+        let longest = rows.iter().map(|r| r.depth + r.tokens()).max().unwrap_or(1);
+        let limits = PassLimits {
+            rows: longest.min(config::BATCH_ROWS_MAX),
+            full_rows: 1,
+            positions: longest,
+        };
+        let mut solo = Solo::load(device, checkpoint, limits)?;
+        let ids = bench::stream(longest, checkpoint.architecture().vocab);
+        let facts = ModelFacts::of(checkpoint, &self.model);
+        let bar = bar(rows.len() * (self.repetitions + 1));
+        let mut measured = vec![];
+        for row in rows {
+            bar.set_message(row.name());
+            let samples =
+                bench::measure(&mut solo, &ids, row, self.repetitions, &mut || bar.inc(1))?;
+            measured.push(Measurement::new(&solo, &facts, row, samples));
+        }
+        bar.finish_and_clear();
+        Ok(measured)
+    }
+}
+
+/// A bar on stderr; invisible where it is no terminal. It is only drawn between runs.
+fn bar(total: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:24} {pos} of {len}  {msg}");
+    let style = style.expect("a constant template parses");
+    ProgressBar::new(total as u64).with_style(style)
+}

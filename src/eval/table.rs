@@ -1,0 +1,224 @@
+//! From records to rows, and from rows to a table.
+//!
+//! A row's standard error is the binomial one, `sqrt(p (1 - p) / n)`. Policies run on the same
+//! problems, so a difference to the base is taken problem by problem: its standard error is far
+//! smaller than that of two independent rates.
+
+use super::drive::Variant;
+use super::problem::Problem;
+use super::record::Record;
+use crate::policy::PolicyKind;
+use crate::telemetry::Phase;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// One policy on all problems.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// Who did what.
+    pub policy: PolicyKind,
+    /// Accept from this score on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
+    /// Layout of the judge; `null` where nothing is judged.
+    pub judge: Option<String>,
+    /// Share of correct answers.
+    pub accuracy: f64,
+    /// Its standard error.
+    pub accuracy_se: f64,
+    /// Problems.
+    pub n: usize,
+    /// Mean time of a request; `null` when requests ran at the same time.
+    pub latency_s: Option<f64>,
+    /// Median of the same.
+    pub latency_median_s: Option<f64>,
+    /// Mean tokens written and kept.
+    pub tokens: f64,
+    /// Share of scored steps that were accepted; `null` where nothing was scored.
+    pub acceptance: Option<f64>,
+    /// Share of the kept tokens the draft wrote.
+    pub draft_share: f64,
+    /// Mean tokens the draft wrote in vain.
+    pub wasted: f64,
+    /// Mean milliseconds by phase.
+    pub ms: BTreeMap<String, f64>,
+    /// Against the base alone, where it ran on the same problems.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vs_base: Option<Paired>,
+}
+
+/// A row against the base, problem by problem.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Paired {
+    /// Accuracy minus the base's.
+    pub accuracy: f64,
+    /// Standard error of the difference.
+    pub se: f64,
+    /// Problems both have.
+    pub n: usize,
+    /// Problems only this row solves.
+    pub gained: usize,
+    /// Problems only the base solves.
+    pub lost: usize,
+    /// The base's mean time over this row's; `null` when requests ran at the same time.
+    pub speedup: Option<f64>,
+}
+
+/// The rows of `variants` over `problems`; a variant without any record has none.
+#[must_use]
+pub fn rows(records: &[Record], variants: &[Variant], problems: &[Problem]) -> Vec<Row> {
+    let ids: HashSet<_> = problems.iter().map(|p| p.id.as_str()).collect();
+    let of = |key: &str| -> Vec<&Record> {
+        let mut seen = HashSet::new();
+        let mine = records.iter().filter(|r| ids.contains(r.id.as_str()) && r.key() == key);
+        mine.filter(|r| seen.insert(r.id.as_str())).collect()
+    };
+    let base = variants.iter().find(|v| v.policy == PolicyKind::Base).map(|v| of(&v.key()));
+    let mut rows = vec![];
+    for variant in variants {
+        let mine = of(&variant.key());
+        let Some(mut row) = row(&mine, variant) else { continue };
+        if variant.policy != PolicyKind::Base {
+            row.vs_base = base.as_deref().and_then(|base| paired(&mine, base));
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+fn row(records: &[&Record], variant: &Variant) -> Option<Row> {
+    if records.is_empty() {
+        return None;
+    }
+    let n = records.len() as f64;
+    let sum =
+        |value: fn(&Record) -> u32| -> f64 { records.iter().map(|r| f64::from(value(r))).sum() };
+    let accuracy = records.iter().filter(|r| r.correct).count() as f64 / n;
+    let (accepted, rewritten) = (sum(|r| r.accepted), sum(|r| r.rewritten));
+    let scored = accepted + rewritten;
+    let tokens = sum(|r| r.tokens);
+    let phase = |name: &str| -> f64 {
+        records.iter().map(|r| r.ms.get(name).copied().unwrap_or(0.0)).sum::<f64>() / n
+    };
+    Some(Row {
+        policy: variant.policy,
+        threshold: variant.threshold(),
+        judge: variant.judge.clone(),
+        accuracy,
+        accuracy_se: standard_error(accuracy, records.len()),
+        n: records.len(),
+        latency_s: mean_s(records),
+        latency_median_s: median_s(records),
+        tokens: tokens / n,
+        acceptance: (scored > 0.0).then(|| accepted / scored),
+        draft_share: if tokens > 0.0 { sum(|r| r.draft_tokens) / tokens } else { 0.0 },
+        wasted: sum(|r| r.wasted) / n,
+        ms: Phase::ALL.iter().map(|p| (p.name().to_owned(), phase(p.name()))).collect(),
+        vs_base: None,
+    })
+}
+
+/// The standard error of a rate: `sqrt(p (1 - p) / n)`; 0 for no trials.
+#[must_use]
+pub fn standard_error(p: f64, n: usize) -> f64 {
+    if n == 0 { 0.0 } else { (p * (1.0 - p) / n as f64).sqrt() }
+}
+
+fn mean_s(records: &[&Record]) -> Option<f64> {
+    let alone = !records.is_empty() && records.iter().all(|r| !r.concurrent);
+    alone.then(|| records.iter().map(|r| r.total_ms).sum::<f64>() / 1e3 / records.len() as f64)
+}
+
+fn median_s(records: &[&Record]) -> Option<f64> {
+    if records.iter().any(|r| r.concurrent) {
+        return None;
+    }
+    let mut times: Vec<_> = records.iter().map(|r| r.total_ms / 1e3).collect();
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    match times.len() % 2 {
+        _ if times.is_empty() => None,
+        0 => Some(f64::midpoint(times[middle - 1], times[middle])),
+        _ => Some(times[middle]),
+    }
+}
+
+fn paired(mine: &[&Record], base: &[&Record]) -> Option<Paired> {
+    let base: HashMap<_, _> = base.iter().map(|r| (r.id.as_str(), *r)).collect();
+    let pairs: Vec<(&Record, &Record)> =
+        mine.iter().filter_map(|r| Some((*r, *base.get(r.id.as_str())?))).collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    let n = pairs.len() as f64;
+    let gained = pairs.iter().filter(|(m, b)| m.correct && !b.correct).count();
+    let lost = pairs.iter().filter(|(m, b)| !m.correct && b.correct).count();
+    let accuracy = (gained as f64 - lost as f64) / n;
+    // The differences are -1, 0 and 1: their mean square is the share of problems that differ.
+    let variance = (gained + lost) as f64 / n - accuracy * accuracy;
+    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
+    let speedup = mean_s(&theirs).zip(mean_s(&ours)).map(|(theirs, ours)| theirs / ours);
+    Some(Paired {
+        accuracy,
+        se: (variance.max(0.0) / n).sqrt(),
+        n: pairs.len(),
+        gained,
+        lost,
+        speedup,
+    })
+}
+
+/// The rows as a markdown table.
+#[must_use]
+pub fn markdown(rows: &[Row]) -> String {
+    let mut head: Vec<String> = [
+        "policy",
+        "judge",
+        "n",
+        "accuracy",
+        "vs base",
+        "latency s (median)",
+        "speed-up",
+        "tokens",
+        "wasted",
+        "accepted",
+        "by draft",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    head.extend(Phase::ALL.iter().map(|p| format!("{} ms", p.name())));
+    let rule = std::iter::repeat_n("---:".to_owned(), head.len() - 2);
+    let mut lines =
+        vec![head.clone(), ["---".into(), "---".into()].into_iter().chain(rule).collect()];
+    lines.extend(rows.iter().map(cells));
+    let mut out = String::new();
+    for line in lines {
+        out.push_str(&format!("| {} |\n", line.join(" | ")));
+    }
+    out
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let latency = match (row.latency_s, row.latency_median_s) {
+        (Some(mean), Some(median)) => format!("{mean:.3} ({median:.3})"),
+        _ => "n/a (concurrent)".to_owned(),
+    };
+    let mut cells = vec![
+        super::record::key(row.policy, row.threshold),
+        row.judge.clone().unwrap_or_else(dash),
+        row.n.to_string(),
+        format!("{:.3} ± {:.3}", row.accuracy, row.accuracy_se),
+        row.vs_base.map_or_else(dash, |p| format!("{:+.3} ± {:.3}", p.accuracy, p.se)),
+        latency,
+        row.vs_base.and_then(|p| p.speedup).map_or_else(dash, |s| format!("{s:.2}")),
+        format!("{:.1}", row.tokens),
+        format!("{:.1}", row.wasted),
+        row.acceptance.map_or_else(dash, percent),
+        percent(row.draft_share),
+    ];
+    let phase = |p: &Phase| row.ms.get(p.name()).copied().unwrap_or(0.0);
+    cells.extend(Phase::ALL.iter().map(|p| format!("{:.1}", phase(p))));
+    cells
+}

@@ -1,0 +1,162 @@
+//! `forerun eval` on the embedded pair: what is kept, what a rerun adds, what a table says.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/assets/tiny/problems_dev.jsonl");
+
+fn command(flags: &str, out: Option<&Path>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forerun"));
+    command.arg("eval").args(flags.split_whitespace());
+    if !flags.contains("--data") {
+        command.args(["--data", DATA]);
+    }
+    if let Some(path) = out {
+        command.arg("--out").arg(path);
+    }
+    command
+}
+
+fn run(flags: &str, out: Option<&Path>) -> Output {
+    command(flags, out).output().expect("the program runs")
+}
+
+fn report(flags: &str, out: Option<&Path>) -> Value {
+    let done = run(flags, out);
+    assert!(done.status.success(), "{}", stderr(&done));
+    serde_json::from_slice(&done.stdout).expect("an object in JSON")
+}
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+/// Rows without what depends on the clock.
+fn timeless(report: &Value) -> Vec<Value> {
+    let mut rows = report["rows"].as_array().expect("rows").clone();
+    for row in &mut rows {
+        let row = row.as_object_mut().expect("a row");
+        row.retain(|key, _| !key.starts_with("latency") && key != "ms");
+        if let Some(paired) = row.get_mut("vs_base") {
+            paired["speedup"] = Value::Null;
+        }
+    }
+    rows
+}
+
+/// A folder that lives as long as the first value, and a file in it that does not exist.
+fn state() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.jsonl");
+    (folder, path)
+}
+
+#[test]
+fn a_broken_off_run_goes_on_to_the_same_table() {
+    let (_folder, path) = state();
+    let flags = "--policy base,draft,specreason --limit 6 --seed 3 -o json";
+    let whole = report(flags, Some(&path));
+    assert_eq!((&whole["seed"], whole["rows"].as_array().map(Vec::len)), (&3.into(), Some(3)));
+    let kept = std::fs::read(&path).expect("the state");
+    assert_eq!(kept.iter().filter(|b| **b == b'\n').count(), 18);
+
+    // As after a crash: four records and a half are lost.
+    let lines: Vec<_> = kept.split_inclusive(|b| *b == b'\n').collect();
+    let mut cut = lines[..13].concat();
+    cut.extend(&lines[13][..lines[13].len() / 2]);
+    std::fs::write(&path, &cut).expect("the state is writable");
+    let again = run(flags, Some(&path));
+    assert!(stderr(&again).contains("state.jsonl:14: the last line is cut off"));
+    let resumed: Value = serde_json::from_slice(&again.stdout).expect("an object in JSON");
+    assert_eq!(timeless(&resumed), timeless(&whole));
+    let grown = std::fs::read(&path).expect("the state");
+    assert!(grown.starts_with(&lines[..13].concat()), "earlier records are not touched");
+
+    // Nothing is left to do: the same bytes, times included.
+    assert_eq!(report(flags, Some(&path)), resumed);
+    assert_eq!(std::fs::read(&path).expect("the state"), grown);
+}
+
+#[test]
+fn acceptance_falls_as_the_threshold_rises() {
+    let report = report("--policy specreason --threshold 1,5.5,8.9 --limit 12 -o json", None);
+    let rows = report["rows"].as_array().expect("rows");
+    let thresholds: Vec<_> = rows.iter().map(|r| r["threshold"].to_string()).collect();
+    assert_eq!(thresholds, ["1.0", "5.5", "8.9"]);
+    let of = |key: &str| rows.iter().map(|r| r[key].as_f64().expect(key)).collect::<Vec<_>>();
+    let acceptance = of("acceptance");
+    assert!(acceptance.is_sorted_by(|a, b| a >= b) && acceptance[0] > acceptance[2]);
+    let shares = of("draft_share");
+    assert!(shares.is_sorted_by(|a, b| a >= b) && shares[0] > shares[2], "{shares:?}");
+    assert!(rows.iter().all(|r| r["n"] == 12 && r["judge"].is_string()));
+}
+
+#[test]
+fn requests_at_the_same_time_give_the_same_answers_and_no_latencies() {
+    let flags = "--policy base,specreason --limit 6 -o json";
+    let [one, four] = ["1", "4"].map(|c| report(&format!("{flags} --concurrency {c}"), None));
+    assert_eq!(timeless(&one), timeless(&four));
+    assert!(one["rows"][0]["latency_s"].is_f64() && four["rows"][0]["latency_s"].is_null());
+    assert!(four["rows"][0]["ms"]["rewrite"].is_f64());
+}
+
+#[test]
+fn records_of_other_settings_are_not_mixed_in() {
+    let (_folder, path) = state();
+    report("--policy draft --limit 2 -o json", Some(&path));
+    let kept = std::fs::read(&path).expect("the state");
+    let other = run("--policy draft --limit 4 --temperature 0.9 -o json", Some(&path));
+    assert_eq!(other.status.code(), Some(2));
+    let error = stderr(&other);
+    assert!(error.contains("state.jsonl:1: this draft record") && error.contains("sampling"));
+    assert!(other.stdout.is_empty());
+    assert_eq!(std::fs::read(&path).expect("the state"), kept);
+    // More problems, and another policy whose knobs differ, do go together.
+    let more = report("--policy draft,specreason --limit 3 --score greedy -o json", Some(&path));
+    assert_eq!(more["rows"][0]["n"], 3);
+}
+
+#[test]
+fn a_bad_data_file_is_one_line_with_file_and_line() {
+    let (_folder, path) = state();
+    let bad = [
+        ("{\"question\":\"a?\",\"answer\":1}\nnot json\n", "state.jsonl:2: not JSON"),
+        ("{\"question\":\"a?\"}\n", "state.jsonl:1: expected a field \"answer\""),
+        ("{\"answer\":1}\n", "state.jsonl:1: expected a field \"question\""),
+        ("\n", "no problems left"),
+    ];
+    for (content, expected) in bad {
+        std::fs::write(&path, content).expect("a writable folder");
+        let out = run(&format!("--data {}", path.display()), None);
+        let error = stderr(&out);
+        assert_eq!(out.status.code(), Some(2), "{error}");
+        assert!(error.lines().count() == 1 && error.contains(expected), "{error}");
+    }
+    let missing = run("--data nowhere.jsonl", None);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(stderr(&missing).contains("nowhere.jsonl"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_keeps_whole_records_and_says_how_to_go_on() {
+    let (_folder, path) = state();
+    let mut child = command("--policy base,draft -o json", Some(&path));
+    let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let lines = || std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
+    let begin = std::time::Instant::now();
+    while lines() < 3 {
+        assert!(begin.elapsed().as_secs() < 120, "no records after two minutes");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    let out = child.wait_with_output().expect("it ends");
+    assert_eq!(out.status.code(), Some(130), "{}", stderr(&out));
+    assert!(out.stdout.is_empty());
+    assert!(stderr(&out).contains("the same command goes on from there"), "{}", stderr(&out));
+    let kept = std::fs::read_to_string(&path).expect("the state");
+    assert!(kept.ends_with('\n') && lines() < 400);
+    assert!(kept.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()));
+}
