@@ -425,7 +425,7 @@ fn interrupt(child: &Child) {
 #[test]
 #[cfg(unix)]
 fn ctrl_c_ends_a_run_cleanly_and_the_reply_says_cancelled() {
-    // Slow, and endless enough to be met in the middle: whatever ends a turn or a step is forbidden.
+    // Slow, and endless enough to be met in the middle: the ends of turn and step are forbidden.
     let slow =
         "--device reference --policy base --step-tokens 900 --logit-bias 0:-100,2:-100,4:-100";
     let mut arguments = vec!["run", "--json", "Who wrote the Odyssey?"];
