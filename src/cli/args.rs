@@ -93,11 +93,13 @@ pub(super) struct EngineArgs {
     pub(super) device: DeviceChoice,
     /// CPU threads [default: all physical cores]
     #[arg(short = 't', long, value_name = "N", env = "FORERUN_THREADS", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
     pub(super) threads: Option<usize>,
     /// Context of both models, in tokens [default: theirs, at most 8192]
     #[arg(short = 'c', long, visible_alias = "ctx-size", value_name = "TOKENS")]
     #[arg(env = "FORERUN_MAX_MODEL_LEN", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_model_len: Option<u32>,
     /// Size of the KV pool both models share, such as 512M or 2G
@@ -145,6 +147,7 @@ pub(super) struct KnobArgs {
     pub(super) score: Option<Readout>,
     /// For --score prob: the probability of reaching the threshold that accepts [default: 0.5]
     #[arg(long, value_name = "P", env = "FORERUN_SCORE_CUTOFF", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) score_cutoff: Option<f32>,
     /// Judge: turn, prefix, or a judge file of your own
     #[arg(long, value_name = "turn|prefix|FILE.json")]
@@ -153,14 +156,17 @@ pub(super) struct KnobArgs {
     /// Steps the base writes before the draft's turn comes [default: 0]
     #[arg(long, visible_alias = "reason-first-n-base-steps", value_name = "STEPS")]
     #[arg(env = "FORERUN_FIRST_N", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) first_n: Option<u32>,
     /// Thinking tokens one reply may keep [default: 8192, clamped to the context]
     #[arg(long, visible_alias = "reason-token-budget", value_name = "TOKENS")]
     #[arg(env = "FORERUN_TOKEN_BUDGET", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) token_budget: Option<u32>,
     /// Tokens one step may have [default: 512]
     #[arg(long, visible_alias = "reason-step-max-tokens", value_name = "TOKENS")]
     #[arg(env = "FORERUN_STEP_TOKENS", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) step_tokens: Option<u32>,
     /// What ends a step; \n, \t and \\ are understood [default: a blank line]
     #[arg(long, visible_alias = "reason-step-delimiter", value_name = "TEXT")]
@@ -246,6 +252,7 @@ pub(super) struct SamplingArgs {
     pub(super) top_p: Option<f32>,
     /// Keep this many of the likeliest tokens; 0 keeps all
     #[arg(long, value_name = "K", env = "FORERUN_TOP_K", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) top_k: Option<u32>,
     /// Keep tokens at least this fraction as likely as the likeliest
     #[arg(long, value_name = "P", env = "FORERUN_MIN_P", hide_env_values = true)]
@@ -253,6 +260,7 @@ pub(super) struct SamplingArgs {
     pub(super) min_p: Option<f32>,
     /// Seed of every random number of the request [default: 0]
     #[arg(short = 's', long, value_name = "N", env = "FORERUN_SEED", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) seed: Option<u64>,
     /// Weakens tokens that occurred, by division; 1 is off
     #[arg(long, visible_alias = "repeat-penalty", value_name = "R")]

@@ -165,7 +165,7 @@ fn start_log(verbose: bool) -> Result<()> {
         Ok(directives) if !directives.is_empty() => {
             EnvFilter::try_new(&directives).with_context(|| format!("FORERUN_LOG={directives}"))?
         }
-        _ => EnvFilter::new(if verbose { "warn,forerun=info" } else { "warn" }),
+        _ => EnvFilter::new(if verbose { "forerun=info" } else { "forerun=warn" }),
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

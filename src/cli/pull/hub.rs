@@ -10,7 +10,7 @@ use super::super::ui;
 use anyhow::{Context, Result, anyhow, bail};
 use hf_hub::progress::{DownloadEvent, FileStatus, ProgressEvent, ProgressHandler};
 use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
-use hf_hub::{HFClient, HFClientSync, HFRepositorySync, HFResult};
+use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, HFResult};
 use indicatif::ProgressBar;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -76,8 +76,18 @@ fn first_contact<T: Send + 'static>(
         let _ = sender.send(ask());
     });
     match receiver.recv_timeout(Duration::from_secs(CONTACT_SECONDS_MAX)) {
-        Ok(answer) => Ok(answer?),
+        Ok(answer) => answer.map_err(explained),
         Err(_) => bail!("no answer within {CONTACT_SECONDS_MAX} s"),
+    }
+}
+
+/// A failure of the connection by its root cause; the layers above it only repeat the address.
+fn explained(error: HFError) -> anyhow::Error {
+    let transport = matches!(error, HFError::Request { .. });
+    let error = anyhow::Error::new(error);
+    match error.chain().last() {
+        Some(root) if transport => anyhow!("it cannot be reached: {root}"),
+        _ => error,
     }
 }
 
@@ -154,7 +164,7 @@ fn piece(
     loop {
         match repository.download_file_to_bytes().filename(file).range(range.clone()).send() {
             Ok(bytes) => return Ok(bytes),
-            Err(error) if attempt == PIECE_ATTEMPTS => return Err(error.into()),
+            Err(error) if attempt == PIECE_ATTEMPTS => return Err(explained(error)),
             Err(error) => tracing::info!("{file} from byte {}: {error}; again", range.start),
         }
         attempt += 1;
@@ -181,6 +191,7 @@ pub(super) fn snapshot(owner: &str, name: &str) -> Result<PathBuf> {
         .local_files_only(offline)
         .progress(Bars::default())
         .send()
+        .map_err(explained)
         .with_context(|| format!("{id} cannot be had from the hub"))?;
     let whole = fs::read_dir(&folder).is_ok_and(|entries| {
         let names = entries.flatten().map(|entry| entry.file_name());

