@@ -90,6 +90,8 @@ class Forerun:
     """The runtime's own `bench` command."""
 
     def __init__(self, binary, path, args):
+        if not binary.exists():
+            raise SystemExit(f"{binary} does not exist: cargo build --release, or --only llama")
         self.command = [str(binary), "bench", "-m", str(path), "-o", "json", "-r", "1"]
         self.command += ["-p", join(args.prompts), "-n", join(args.generations)]
         self.command += ["-d", join(args.depths), "-t", str(args.threads)]
