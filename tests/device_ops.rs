@@ -1,6 +1,8 @@
 //! Every operation of the CPU device against the reference, and the bits of its rows against
 //! themselves: alone, in company, in other chunks, at other widths and thread counts.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 #[path = "device_ops/against_reference.rs"]
 mod against_reference;
 #[path = "device_ops/harness.rs"]

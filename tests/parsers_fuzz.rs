@@ -8,6 +8,8 @@
 //! `FORERUN_FUZZ_CASES` sets the cases of each target, `FORERUN_FUZZ_FIRST` the number of the first,
 //! to repeat one.
 
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test reports and may panic")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

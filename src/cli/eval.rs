@@ -262,7 +262,7 @@ impl Progress {
                 bar.set_message(self.accuracies());
                 bar.inc(1);
             }
-            None if self.done % (PROBLEMS_PER_LINE * self.counts.len()) == 0 => {
+            None if self.done.is_multiple_of(PROBLEMS_PER_LINE * self.counts.len()) => {
                 note(&format!("{} of {}: {}", self.done, self.total, self.accuracies()));
             }
             None => {}

@@ -320,7 +320,7 @@ fn drawn(
     sampled: Option<&Sampled>,
     vocabulary: &Vocabulary,
 ) -> Result<Option<Outcome>, RequestError> {
-    let id = vocabulary.from_model(role, id)?;
+    let id = vocabulary.read_from(role, id)?;
     live.append(branch, &[id], role.into(), vocabulary);
     let tail_max = live.tail_max;
     let tail = live.branches.get_mut(&branch).expect("live branch");

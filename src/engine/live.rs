@@ -80,7 +80,7 @@ impl Vocabulary {
     }
 
     /// An id the model `role` emitted, in the base's numbering.
-    pub(super) fn from_model(&self, role: Role, id: TokenId) -> Result<TokenId, RequestError> {
+    pub(super) fn read_from(&self, role: Role, id: TokenId) -> Result<TokenId, RequestError> {
         let base = if role == Role::Base { Some(id) } else { self.map.to_base(id) };
         base.ok_or_else(|| self.unmapped(role, id, &self.tokenizer))
     }

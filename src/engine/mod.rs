@@ -80,7 +80,7 @@ impl Engine {
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let (events, receiver) = std::sync::mpsc::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
-        let submission = self.prepared.submission(request, id, events, cancelled.clone())?;
+        let submission = self.prepared.submission(&request, id, events, cancelled.clone())?;
         let inbox = self.inbox.as_ref().expect("present until drop");
         inbox
             .send(submission)

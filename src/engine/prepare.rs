@@ -161,7 +161,7 @@ impl Prepared {
     /// Checks a request against the pair and the context and builds its policy.
     pub(super) fn submission(
         &self,
-        request: Request,
+        request: &Request,
         id: RequestId,
         events: Sender<Event>,
         cancelled: Arc<AtomicBool>,
@@ -170,8 +170,8 @@ impl Prepared {
         request.options.validate()?;
         let pair = &self.pair.settings;
         let (kind, options) = (request.policy, &request.options);
-        let sampling = self.sampling(&request)?;
-        let judge_text = self.judge_text(&request);
+        let sampling = self.sampling(request)?;
+        let judge_text = self.judge_text(request);
         let delimiter = options.step_delimiter.clone();
         let delimiter = delimiter.unwrap_or_else(|| config::STEP_DELIMITER.into());
         let answer_by = options.answer_by.unwrap_or(match kind {
@@ -190,7 +190,7 @@ impl Prepared {
         let mut prompts = [vec![], vec![]];
         let mut tail_max = usize::MAX;
         for role in Role::ALL.into_iter().filter(|r| uses(kind, answer_by, *r)) {
-            let prompt = self.prompt(&request, role, &judge_text)?;
+            let prompt = self.prompt(request, role, &judge_text)?;
             let suffix = if role == Role::Base { scratch } else { 0 };
             let context = self.max_model_len;
             let room = (context as usize).checked_sub(prompt.len() + suffix + close);

@@ -49,7 +49,7 @@ impl<D: Device> Runner<D> {
             self.admit();
             let passes = self.launch();
             for pass in passes {
-                self.collect(pass);
+                self.collect(&pass);
             }
             self.retire();
         }
@@ -142,7 +142,7 @@ impl<D: Device> Runner<D> {
         passes
     }
 
-    fn collect(&mut self, pass: Pass<D>) {
+    fn collect(&mut self, pass: &Pass<D>) {
         let started = Instant::now();
         let model = self.models[pass.role.index()].as_mut().expect("it launched the pass");
         let results = match model.collect(&self.device, &mut self.pages, &pass.in_flight) {

@@ -124,7 +124,7 @@ pub struct StepwiseSettings {
 enum End {
     Delimiter,
     Closed,
-    EndOfTurn,
+    Turn,
     Cap,
     Context,
 }
@@ -209,8 +209,7 @@ impl Stepwise {
         let sampled = range.end - range.start;
         let mut step = self.step_start..range.end;
         let mut end = self.how_it_ended(stop);
-        if let (End::EndOfTurn, Reasoning::Tags { close_ids, .. }) = (end, &self.settings.reasoning)
-        {
+        if let (End::Turn, Reasoning::Tags { close_ids, .. }) = (end, &self.settings.reasoning) {
             // A turn that ends inside the thinking closes the thinking: the marker takes its place.
             turn.commands.push(Command::Rollback { branch: BRANCH, len: range.end - 1 });
             turn.commands.push(Command::Inject { branch: BRANCH, ids: close_ids.clone() });
@@ -221,7 +220,7 @@ impl Stepwise {
             Some(judge) if writer == Role::Draft && end != End::Context => {
                 let suffix = match end {
                     End::Delimiter => &judge.suffix,
-                    End::EndOfTurn => &judge.suffix_after_turn,
+                    End::Turn => &judge.suffix_after_turn,
                     _ => &judge.suffix_after_open_step,
                 };
                 let span = if judge.step_logprobs {
@@ -249,7 +248,7 @@ impl Stepwise {
             {
                 End::Closed
             }
-            (StopCause::Id(_), _) => End::EndOfTurn,
+            (StopCause::Id(_), _) => End::Turn,
             (StopCause::String(0), _) => End::Delimiter,
             (StopCause::String(_), _) => End::Closed,
             (StopCause::Context, _) => End::Context,
@@ -265,7 +264,7 @@ impl Stepwise {
         self.step_start = end;
         match step.end {
             End::Closed => self.answer(writer, ThinkingEnd::Closed, turn),
-            End::EndOfTurn => self.finish(FinishWhy::Stop, turn),
+            End::Turn => self.finish(FinishWhy::Stop, turn),
             End::Context => self.finish(FinishWhy::Length, turn),
             End::Delimiter | End::Cap if self.kept >= self.settings.token_budget => {
                 self.close(writer, ThinkingEnd::Budget, turn);

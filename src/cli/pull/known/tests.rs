@@ -91,7 +91,7 @@ impl Fixture {
 }
 
 fn wheel(path: &Path, files: &[(&str, &[u8])]) {
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
     for (name, content) in files {
         zip.start_file(*name, SimpleFileOptions::default()).unwrap();
         zip.write_all(content).unwrap();
