@@ -87,10 +87,10 @@ fn wrong_tensors_are_named_with_what_was_expected() {
     assert!(message.contains("length of the file: expected"), "{message}");
     let message = x(r#"{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}"#, 8);
     assert!(message.contains("tensor x: invalid value: integer `-1`"), "{message}");
-    let shape = vec!["4294967296"; 3].join(",");
+    let shape = ["4294967296"; 3].join(",");
     let message = x(&format!(r#"{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,8]}}"#), 8);
     assert!(message.contains("tensor x: expected F32 data of shape"), "{message}");
-    let many = vec!["1"; 9].join(",");
+    let many = ["1"; 9].join(",");
     let message = x(&format!(r#"{{"dtype":"F32","shape":[{many}],"data_offsets":[0,4]}}"#), 4);
     assert!(message.contains("more than 8 dimensions"), "{message}");
 }
