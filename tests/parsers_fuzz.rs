@@ -25,7 +25,7 @@ use serde_json::Value;
 /// Bytes one case may have allocated at a time. The seeds have at most 44 kB.
 const LIVE_BYTES_MAX: usize = 64 << 20;
 /// Time one case may take, with room for a machine that does other things.
-const CASE_MAX: Duration = Duration::from_secs(20);
+const CASE_MAX: Duration = Duration::from_secs(10);
 const CASES_DEFAULT: u64 = 20_000;
 /// The same for tokenizers and templates: most of a case goes into compiling regular expressions,
 /// or into the thread a template runs on.
@@ -112,10 +112,11 @@ impl Random {
 
     /// An integer at which parsers break: small, a power of two or just beside one, or anything.
     fn interesting(&mut self) -> u64 {
-        match self.below(6) {
-            0 => self.next() % 48,
-            1 => self.next(),
-            2 => u64::MAX - self.next() % 64,
+        match self.below(8) {
+            0 => 0,
+            1 => self.next() % 48,
+            2 => self.next(),
+            3 => u64::MAX - self.next() % 64,
             _ => (1u64 << self.below(64)).wrapping_add(self.next() % 3).wrapping_sub(1),
         }
     }
@@ -141,9 +142,13 @@ fn run_cases(target: &str, cases_default: u64, case: impl Fn(&mut Random) -> boo
         CASE.store(number, Relaxed);
         let live_before = LIVE_BYTES.load(Relaxed);
         PEAK_BYTES.store(live_before, Relaxed);
-        let case_started = Instant::now();
-        let mut random = Random(number.wrapping_mul(0x5851_f42d_4c95_7f2d));
-        match catch_unwind(AssertUnwindSafe(|| case(&mut random))) {
+        let run = || {
+            let started = Instant::now();
+            let mut random = Random(number.wrapping_mul(0x5851_f42d_4c95_7f2d));
+            (catch_unwind(AssertUnwindSafe(|| case(&mut random))), started.elapsed())
+        };
+        let (outcome, time) = run();
+        match outcome {
             Ok(true) => accepted += 1,
             Ok(false) => {}
             Err(_) => panic!(
@@ -153,11 +158,11 @@ fn run_cases(target: &str, cases_default: u64, case: impl Fn(&mut Random) -> boo
         }
         let bytes = PEAK_BYTES.load(Relaxed).saturating_sub(live_before);
         assert!(bytes <= LIVE_BYTES_MAX, "{target}: case {number} took {bytes} bytes of memory");
-        let time = case_started.elapsed();
-        assert!(time <= CASE_MAX, "{target}: case {number} took {time:?}");
+        // Once may be the machine, which sleeps or swaps; the same case twice is the parser.
+        assert!(time <= CASE_MAX || run().1 <= CASE_MAX, "{target}: case {number} took {time:?}");
         worst_bytes = worst_bytes.max(bytes);
     }
-    println!(
+    eprintln!(
         "{target}: {count} cases, {accepted} accepted, at most {worst_bytes} bytes live, {:?}",
         started.elapsed()
     );
@@ -287,9 +292,13 @@ impl GgufSeed {
             8 => self.text(),
             9 => {
                 let element = self.number(4);
-                for _ in 0..self.number(8) {
+                let count = self.number(8);
+                let recorded = self.numbers.len();
+                for _ in 0..count {
                     self.value(element);
                 }
+                // One element stands for all; or they would be most of what is damaged.
+                self.numbers.truncate(recorded + 1);
             }
             _ => drop(self.number(8)),
         }
@@ -397,7 +406,7 @@ fn folder(name: &str) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{e}"));
     let mut files: Vec<(String, Vec<u8>)> = entries
         .map(|entry| entry.expect("a readable folder").path())
-        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), read(&path)))
+        .map(|path| (path.file_name().expect("a file").to_string_lossy().into_owned(), read(&path)))
         .collect();
     files.sort();
     files

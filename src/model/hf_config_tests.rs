@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::json;
 
-fn config(changes: Value) -> Map<String, Value> {
+fn config(changes: &Value) -> Map<String, Value> {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
         "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100,
@@ -16,22 +16,22 @@ fn config(changes: Value) -> Map<String, Value> {
     fields.clone()
 }
 
-fn read(changes: Value) -> Result<Architecture, LoadError> {
+fn read(changes: &Value) -> Result<Architecture, LoadError> {
     architecture(Fields::new(Blame("config.json"), &config(changes)))
 }
 
 #[test]
 fn absent_fields_have_the_defaults_of_transformers() {
-    let llama = read(json!({})).unwrap();
+    let llama = read(&json!({})).unwrap();
     assert_eq!((llama.kv_heads, llama.head_dim), (4, 16));
     assert_eq!((llama.rms_eps, llama.rope.theta), (1e-6, 10_000.0));
     assert!(!llama.tied_head && !llama.qk_norm && !llama.qkv_bias);
-    let qwen2 = read(json!({"architectures": ["Qwen2ForCausalLM"]})).unwrap();
+    let qwen2 = read(&json!({"architectures": ["Qwen2ForCausalLM"]})).unwrap();
     assert!(qwen2.qkv_bias && !qwen2.qk_norm);
-    let qwen3 = read(json!({"architectures": ["Qwen3ForCausalLM"]})).unwrap();
+    let qwen3 = read(&json!({"architectures": ["Qwen3ForCausalLM"]})).unwrap();
     assert!(qwen3.qk_norm && !qwen3.qkv_bias);
     assert_eq!(qwen3.head_dim, 128);
-    let by_type = read(json!({"architectures": null, "model_type": "qwen2"})).unwrap();
+    let by_type = read(&json!({"architectures": null, "model_type": "qwen2"})).unwrap();
     assert_eq!(by_type.family, Family::Qwen2);
 }
 
@@ -51,7 +51,7 @@ fn settings_that_would_change_the_computation_are_refused_by_name() {
         (json!({"architectures": null}), "architectures: expected LlamaForCausalLM, Qwen2For"),
         (json!({"architectures": null, "model_type": "gpt2"}), "model_type gpt2"),
     ] {
-        let error = read(changes).unwrap_err().to_string();
+        let error = read(&changes).unwrap_err().to_string();
         assert!(error.starts_with(&format!("config.json: {message}")), "{error}");
     }
 }
@@ -72,7 +72,7 @@ fn fields_of_the_wrong_type_or_size_are_refused_by_name() {
         (json!({"tie_word_embeddings": 1}), "tie_word_embeddings: expected true or false, got 1"),
         (json!({"rms_norm_eps": 0}), "RMS norm epsilon"),
     ] {
-        let error = read(changes).unwrap_err().to_string();
+        let error = read(&changes).unwrap_err().to_string();
         assert!(error.starts_with(&format!("config.json: {message}")), "{error}");
     }
 }
@@ -80,7 +80,7 @@ fn fields_of_the_wrong_type_or_size_are_refused_by_name() {
 #[test]
 fn yarn_extends_a_context_that_is_still_the_original() {
     let yarn = |max: u32| {
-        read(json!({"max_position_embeddings": max, "rope_scaling":
+        read(&json!({"max_position_embeddings": max, "rope_scaling":
             {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}))
     };
     assert_eq!(yarn(32_768).unwrap().context, 131_072);
