@@ -126,7 +126,7 @@ fn a_partial_vector_is_stored_like_a_whole_one() {
         #[inline(always)]
         fn run<S: simd::Simd>(self, simd: S) {
             let weight = vec![1.0; self.0.len()];
-            norm::RmsNorm { x: self.0, weight: &weight, eps: 0.0, out: self.1 }.run(simd);
+            RmsNorm { x: self.0, weight: &weight, eps: 0.0, out: self.1 }.run(simd);
         }
     }
     for level in SimdLevel::available() {
