@@ -1,5 +1,6 @@
 //! Every operation of the CPU device against the reference, and the bits of its rows against
 //! themselves: alone, in company, in other chunks, at other widths and thread counts.
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
@@ -7,6 +8,8 @@
 mod against_reference;
 #[path = "device_ops/harness.rs"]
 mod harness;
+#[path = "device_ops/heads.rs"]
+mod heads;
 #[path = "device_ops/row_invariance.rs"]
 mod row_invariance;
 #[path = "device_ops/tables.rs"]

@@ -14,17 +14,17 @@ use crate::{cpu, levels};
 use forerun::device::cpu::CpuDevice;
 use forerun::device::reference::ReferenceDevice;
 use forerun::device::{
-    BlockType, Device, Element, GateUpWeights, HeadKind, HeadResult, HeadWeights, KvType, Linear,
-    Mask, QkvWeights, RaggedBatch, SampleRow, Shape,
+    BlockType, Device, Element, GateUpWeights, HeadKind, KvType, Linear, Mask, QkvWeights,
+    RaggedBatch, Shape,
 };
-use forerun::ids::{BranchId, Role, TokenId};
-use forerun::sample::{Key, Purpose, SamplingParams, Scratch};
+use forerun::ids::TokenId;
 
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 /// Roundings one product can meet on its way through a sum of 512.
 const ROUNDINGS: f64 = 514.0;
 
-fn devices() -> impl Iterator<Item = (CpuDevice, ReferenceDevice, String)> {
+/// Every level beside the reference.
+pub(crate) fn devices() -> impl Iterator<Item = (CpuDevice, ReferenceDevice, String)> {
     levels().into_iter().map(|simd| {
         let name = simd.name().to_owned();
         (cpu(simd, 2, KvType::F32), ReferenceDevice::new(KvType::F32), name)
@@ -58,7 +58,7 @@ fn product_bound(kind: BlockType, w: &[f32], x: &[f32]) -> f64 {
 }
 
 /// A batch of `rows` rows that only projections look at.
-fn rows_only(rows: usize) -> RaggedBatch {
+pub(crate) fn rows_only(rows: usize) -> RaggedBatch {
     RaggedBatch { tokens: vec![TokenId(0); rows], ..RaggedBatch::default() }
 }
 
@@ -382,95 +382,6 @@ fn attention_is_that_of_the_reference_over_heads_pages_and_masks() {
                         );
                     }
                 }
-            }
-        }
-    }
-}
-
-struct Headed {
-    heads: Vec<HeadResult>,
-    samples: Vec<forerun::sample::Sampled>,
-    logits: Vec<f32>,
-}
-
-fn headed<D: Device>(device: &D, spec: &Spec, batch: &RaggedBatch) -> Headed {
-    let (c, rows) = (spec.shape.hidden, batch.rows());
-    let mut buffers = Buffers::new(device, spec, rows, 1);
-    let x = Rng(31).vector(rows * c, 2.0);
-    Buffers::upload(device, &buffers.stream, c, &x, &mut buffers.hidden);
-    let bytes = encode(spec.kind, spec.vocab, c, 0.2, &mut Rng(32));
-    let (norm, head) = (
-        device.vector(&Rng(33).vector(c, 1.0)).unwrap(),
-        matrix(device, spec.vocab, c, spec.kind, &bytes),
-    );
-    let weights = HeadWeights { norm: &norm, matrix: &head };
-    let Buffers { stream, hidden, logits, results, .. } = &mut buffers;
-    let staged = device.stage(stream, batch.clone()).unwrap();
-    device.head(stream, &spec.shape, &weights, &staged, hidden, logits, results).unwrap();
-    device.sample(stream, &staged, logits, results).unwrap();
-    let found = device.collect(stream, &staged, results).unwrap();
-    assert_eq!(found.non_finite_row, None);
-    let logits = device.read(stream, logits, 0, batch.full_rows() * spec.vocab).unwrap();
-    Headed { heads: found.heads, samples: found.samples, logits }
-}
-
-#[test]
-fn heads_agree_with_the_full_rows_and_these_with_the_reference() {
-    const ROWS: usize = 9;
-    for kind in BlockType::ALL {
-        let mut spec = Spec::new(1, [1, 1, 32, 16], kind, 4);
-        spec.vocab = 1003;
-        let labels = vec![TokenId(1002), TokenId(0), TokenId(17), TokenId(16)];
-        let mut builder = BatchBuilder(rows_only(ROWS));
-        // Out of order and repeated on purpose.
-        for row in [4, 0, 8, 3, 1, 2, 7, 5, 6] {
-            builder = builder
-                .head(row, HeadKind::LogProb(TokenId(1001)))
-                .head(row, HeadKind::Full)
-                .head(row, HeadKind::Labels(labels.clone()))
-                .head(row, HeadKind::Argmax);
-        }
-        let mut batch = builder.build();
-        batch.samples = (0..ROWS)
-            .map(|i| SampleRow {
-                logits_row: i,
-                params: SamplingParams { temperature: 0.8, ..SamplingParams::greedy() },
-                key: Key {
-                    seed: 9,
-                    branch: BranchId::ROOT,
-                    position: i as u32,
-                    role: Role::Base,
-                    purpose: Purpose::Draw,
-                },
-                prompt: Vec::new(),
-                generated: Vec::new(),
-            })
-            .collect();
-        for (cpu, reference, simd) in devices() {
-            let got = headed(&cpu, &spec, &batch);
-            let want = headed(&reference, &spec, &batch);
-            // Σ|w||x| is about 256 · 0.1 · 0.5; int8 steps are 1/254 of the block's largest.
-            let bound = if kind.is_plain() { 2e-4 } else { 0.2 };
-            for (i, (a, b)) in got.logits.iter().zip(&want.logits).enumerate() {
-                assert!((a - b).abs() <= bound, "{kind} logit {i}: {a} for {b}, {simd}");
-            }
-            for (four, row) in got.heads.chunks(4).zip(0..) {
-                let logits = &got.logits[row * spec.vocab..][..spec.vocab];
-                let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
-                let HeadResult::LogProb(p) = four[0] else { panic!("{:?}", four[0]) };
-                let exact = f64::from(logits[1001]) - total.ln();
-                assert!((f64::from(p) - exact).abs() < 1e-5, "{p} for {exact}, {kind}, {simd}");
-                assert_eq!(four[1], HeadResult::Full(row));
-                let chosen: Vec<f32> = labels.iter().map(|l| logits[l.index()]).collect();
-                assert_eq!(four[2], HeadResult::Labels(forerun::sample::softmax_labels(&chosen)));
-                let id = forerun::sample::argmax(logits);
-                assert_eq!(four[3], HeadResult::Argmax { id, logit: logits[id.index()] });
-                let sampled = &batch.samples[row];
-                let (params, history) = (&sampled.params, sampled.history());
-                let mut scratch = Scratch::default();
-                let drawn =
-                    forerun::sample::sample(logits, params, &history, &sampled.key, &mut scratch);
-                assert_eq!(got.samples[row], drawn);
             }
         }
     }
