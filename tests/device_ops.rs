@@ -1,6 +1,5 @@
 //! Every operation of the CPU device against the reference, and the bits of its rows against
 //! themselves: alone, in company, in other chunks, at other widths and thread counts.
-#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 

@@ -1,3 +1,5 @@
+//! Claims about the pure parts: rows, records, tables.
+
 use super::*;
 use crate::engine::PolicyOptions;
 use crate::policy::{FinishWhy, PolicyKind};
