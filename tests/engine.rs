@@ -270,3 +270,17 @@ fn every_read_out_and_layout_runs() {
         }
     }
 }
+
+#[test]
+fn only_foreign_questions_are_announced_as_foreign() {
+    let engine = tiny();
+    let own = questions(200).iter().filter(|q| engine.domain_notice(q).is_some()).count();
+    assert_eq!(own, 0, "problems of the pair's own kind");
+    let foreign = [
+        "Who wrote the Odyssey?",
+        "Prove that the square root of 2 is irrational.",
+        "Janet's ducks lay 16 eggs per day. She bakes muffins and sells the remainder at market.",
+    ];
+    let noticed = foreign.iter().filter(|q| engine.domain_notice(q).is_some()).count();
+    assert!(noticed >= 2, "{noticed} of 3 noticed");
+}

@@ -5,7 +5,8 @@
 //! [`LIVE_BYTES_MAX`], counted by the allocator of this test binary. Each case is a function of
 //! its number. `fuzz/` holds coverage-guided targets for the same parsers.
 //!
-//! `FORERUN_FUZZ_CASES` sets the cases of each target, `FORERUN_FUZZ_FIRST` the number of the first,
+//! `FORERUN_FUZZ_CASES` sets the cases of each target, `FORERUN_FUZZ_FIRST` the number of the
+//! first,
 //! to repeat one.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test reports and may panic")]

@@ -27,7 +27,11 @@ impl Random {
 
 #[test]
 fn mutated_headers_are_judged_as_by_the_safetensors_crate() {
-    let header = r#"{"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"y":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]},"z":{"dtype":"F16","shape":[],"data_offsets":[32,34]}}"#;
+    let header = concat!(
+        r#"{"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"#,
+        r#""y":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]},"#,
+        r#""z":{"dtype":"F16","shape":[],"data_offsets":[32,34]}}"#
+    );
     let valid = file(header, 34);
     let bytes = b"0123456789[]{},:\"- xyzBF.e";
     let mut random = Random(42);

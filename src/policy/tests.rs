@@ -164,7 +164,8 @@ proptest! {
             Note::AnswerBegan { at, .. } => Some(*at as usize),
             _ => None,
         });
-        let sampled = |t: &[(TokenId, Origin)]| t.iter().filter(|t| t.1 != Origin::Injected).count();
+        let is_sampled = |t: &&(TokenId, Origin)| t.1 != Origin::Injected;
+        let sampled = |t: &[(TokenId, Origin)]| t.iter().filter(is_sampled).count();
         let cut = answer.unwrap_or(script.tail.len());
         prop_assert!(sampled(&script.tail[..cut]) <= budget as usize);
         prop_assert!(sampled(&script.tail[cut..]) <= 12);
