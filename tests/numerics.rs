@@ -113,6 +113,46 @@ fn greedy_text_equals_that_of_the_independent_forward() {
     }
 }
 
+/// Checks `[id, logit]` entries of one position against a row of logits.
+fn assert_top5(row: &[f32], top5: &serde_json::Value, bound: f32) {
+    for entry in top5.as_array().expect("five entries") {
+        let id = entry[0].as_u64().expect("an id") as usize;
+        let logit = entry[1].as_f64().expect("a logit") as f32;
+        assert!((row[id] - logit).abs() <= bound, "id {id}: {} vs {logit}", row[id]);
+    }
+}
+
+#[test]
+fn the_embedded_pair_reproduces_its_reference_logits() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/assets/tiny");
+    let golden = fs::read_to_string(tiny.join("golden.json")).expect("the pair's golden file");
+    let golden: serde_json::Value = serde_json::from_str(&golden).expect("JSON");
+    for role in ["base", "draft"] {
+        let checkpoint = Checkpoint::open(&tiny.join(role)).unwrap_or_else(|e| panic!("{e}"));
+        let limits = PassLimits { rows: 512, ..LIMITS };
+        let mut solo = Solo::load(ReferenceDevice::new(KvType::F32), &checkpoint, limits)
+            .expect("room for a small model");
+        for prompt in golden["prompts"].as_array().expect("prompts") {
+            let (prompt_ids, expected) = (ids(&prompt["ids"]), &prompt[role]);
+            let greedy = ids(&expected["greedy"]);
+            solo.truncate(0);
+            let text = solo.greedy(&prompt_ids, greedy.len()).expect("tokens");
+            assert_eq!(text, greedy, "{role}, {}", prompt["note"]);
+            solo.truncate(0);
+            let all: Vec<TokenId> = prompt_ids.iter().chain(&greedy[..2]).copied().collect();
+            let logits = solo.logits(&all).expect("logits");
+            let largest = logits.iter().flatten().fold(0f32, |m, x| m.max(x.abs()));
+            // The file rounds to four places.
+            let bound = 1e-4 * largest + 5e-5;
+            for i in 0..3 {
+                assert_top5(&logits[i], &expected["top5_prompt"][i], bound);
+                let generated = &logits[prompt_ids.len() - 1 + i];
+                assert_top5(generated, &expected["top5_generated"][i], bound);
+            }
+        }
+    }
+}
+
 /// KL(reference, fast) in nats, and whether the most likely token is the same.
 fn compare(reference: &[f32], fast: &[f32]) -> (f64, bool) {
     let log_softmax = |row: &[f32]| {

@@ -3,7 +3,7 @@
 //! A verb turns its flags into calls of the engine and prints the result on standard output; notes,
 //! log lines and bars go to standard error. Invariant: whatever is wrong with the flags, the files
 //! or the request ends in exactly one line `error: …` on standard error and exit code
-//! [`EXIT_USAGE`], before anything was printed on standard output.
+//! `EXIT_USAGE`, before anything was printed on standard output.
 
 mod args;
 mod bench;

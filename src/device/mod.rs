@@ -11,7 +11,7 @@
 //! Letters used for shapes here and everywhere: `T` rows of the pass, `H` query heads, `G` KV
 //! heads,
 //! `D` head dim, `C` hidden, `F` feed-forward, `V` vocabulary, `P` tokens per page, `L` layers.
-//! Read next: [`batch`], then [`reference`] for what each operation means, line by line.
+//! Read next: [`batch`], then [`mod@reference`] for what each operation means, line by line.
 
 pub mod batch;
 pub mod blocks;

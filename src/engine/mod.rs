@@ -16,7 +16,7 @@
 //! ```
 //!
 //! [`Engine::start`] loads the pair, prints its memory plan and refuses what cannot fit; after it
-//! the device allocates nothing. Dropping [`Events`] cancels the request. Read next: [`request`]
+//! the device allocates nothing. Dropping [`Events`] cancels the request. Read next: `request`
 //! for what goes in and out, `runner.rs` for the loop.
 
 mod assemble;

@@ -1,6 +1,6 @@
 //! Our names for the tensors of a model, and finding each one in a file.
 //!
-//! Both formats arrive here as a list of [`StoredTensor`]; what leaves is a [`TensorMap`] in which
+//! Both formats arrive here as a list of `StoredTensor`; what leaves is a `TensorMap` in which
 //! every tensor the architecture needs exists once, with the right shape, in a supported type,
 //! inside its file. Invariant: a file with a tensor nobody would read is refused, because ignoring
 //! a weight gives wrong text without a word. Read next: [`super::checkpoint`].

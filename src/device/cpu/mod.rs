@@ -2,8 +2,8 @@
 //!
 //! Operations run when they are enqueued; a stream only owns the scratch memory of its model, so
 //! after the first passes nothing is allocated. Invariant: which thread computes what, at which
-//! tile, never changes a bit of a row (see [`matrix`] and [`attention`]).
-//! Read next: [`simd`] and [`threads`] for the means, [`matrix`] for the products, [`attention`].
+//! tile, never changes a bit of a row (see [`matrix`] and `attention`).
+//! Read next: [`simd`] and [`threads`] for the means, [`matrix`] for the products, `attention`.
 
 mod attention;
 mod disjoint;

@@ -1,12 +1,12 @@
 //! A small pool of persistent workers that share one piece of work at a time with their caller.
 //!
 //! A forward pass is some two hundred short operations in a row, so handing out work must cost
-//! less than a microsecond: workers spin for [`SPIN_US`] after each piece and only then park. An
+//! less than a microsecond: workers spin for `SPIN_US` after each piece and only then park. An
 //! idle engine uses no processor time. Which worker does which task is left to chance; nothing
 //! computed here may depend on it.
 //!
 //! Invariant: a worker touches the published work only between joining and leaving it (both are
-//! counted in [`Shared::state`]), and the caller does not return before everyone has left.
+//! counted in `Shared::state`), and the caller does not return before everyone has left.
 
 use crate::error::DeviceError;
 use std::any::Any;

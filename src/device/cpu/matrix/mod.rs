@@ -1,13 +1,13 @@
 //! Matrix products on the blocks of the file: decode, scoring and prefill through one kernel body.
 //!
-//! Weights stay in their GGUF block type, sixteen rows interleaved ([`layout`]). Activations are
+//! Weights stay in their GGUF block type, sixteen rows interleaved (`layout`). Activations are
 //! prepared once for all matrices that read them ([`Activations`]): as f32 for plain weights, as
 //! int8 blocks of 32 for quantised ones. A kernel unpacks a weight block once and applies it to all
-//! rows of a tile ([`integer`], [`float`]).
+//! rows of a tile (`integer`, `float`).
 //!
 //! Invariant (row invariance): every lane of a panel is one output feature, and its sum over the
 //! blocks is one chain in column order. Nothing else enters, so a result does not depend on the
-//! other rows, the tiles or the threads. Read next: [`layout`], then [`integer`].
+//! other rows, the tiles or the threads. Read next: `layout`, then `integer`.
 
 mod activations;
 mod float;
