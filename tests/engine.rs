@@ -1,9 +1,10 @@
 //! The engine end to end on the embedded pair: what DESIGN promises of policies, KV and seeds.
 
 use forerun::engine::{
-    DeviceChoice, Engine, EngineOptions, Event, JudgeText, Pair, PolicyOptions, Reply, Request,
+    DeviceChoice, Engine, EngineOptions, Event, JudgeText, ModelSource, Pair, PolicyOptions, Reply,
+    Request,
 };
-use forerun::ids::TokenId;
+use forerun::ids::{Role, TokenId};
 use forerun::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
 
@@ -283,4 +284,72 @@ fn only_foreign_questions_are_announced_as_foreign() {
     ];
     let noticed = foreign.iter().filter(|q| engine.domain_notice(q).is_some()).count();
     assert!(noticed >= 2, "{noticed} of 3 noticed");
+}
+
+/// The embedded draft with the ids of two special tokens exchanged (its embedding rows with them)
+/// and a chat template of another text.
+fn renumbered_draft(folder: &std::path::Path) -> ModelSource {
+    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/assets/tiny/draft");
+    let read = |name: &str| std::fs::read(tiny.join(name)).expect("an embedded file");
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&read(name)).expect("an embedded JSON file")
+    };
+    let (a, b) = (1usize, 3usize);
+    let swap = |id: u64| match id as usize {
+        id if id == a => b as u64,
+        id if id == b => a as u64,
+        id => id as u64,
+    };
+
+    let mut tokenizer = json("tokenizer.json");
+    for token in tokenizer["added_tokens"].as_array_mut().expect("added tokens") {
+        token["id"] = swap(token["id"].as_u64().expect("an id")).into();
+    }
+    let added = tokenizer["added_tokens"].as_array_mut().expect("added tokens");
+    added.sort_by_key(|t| t["id"].as_u64());
+    for id in tokenizer["model"]["vocab"].as_object_mut().expect("a vocabulary").values_mut() {
+        *id = swap(id.as_u64().expect("an id")).into();
+    }
+    let mut config = json("tokenizer_config.json");
+    let decoder = config["added_tokens_decoder"].as_object_mut().expect("a map");
+    let (x, y) = (decoder[&a.to_string()].clone(), decoder[&b.to_string()].clone());
+    decoder.insert(a.to_string(), y);
+    decoder.insert(b.to_string(), x);
+    config["chat_template"] = "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{{ m.content }}\
+        <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        .into();
+
+    let mut weights = read("model.safetensors");
+    let header = u64::from_le_bytes(weights[..8].try_into().expect("eight bytes")) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&weights[8..8 + header]).expect("JSON");
+    let embed = &tensors["model.embed_tokens.weight"];
+    let row = 2 * embed["shape"][1].as_u64().expect("a width") as usize;
+    let start = 8 + header + embed["data_offsets"][0].as_u64().expect("an offset") as usize;
+    for i in 0..row {
+        weights.swap(start + a * row + i, start + b * row + i);
+    }
+
+    for name in ["config.json", "generation_config.json"] {
+        std::fs::write(folder.join(name), read(name)).expect("a writable folder");
+    }
+    std::fs::write(folder.join("model.safetensors"), weights).expect("a writable folder");
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).expect("writable");
+    std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("writable");
+    ModelSource::Path(folder.to_owned())
+}
+
+#[test]
+fn a_pair_with_other_special_ids_and_another_template_says_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pair = Pair { draft: Some(renumbered_draft(folder.path())), ..Pair::tiny() };
+    let (engine, twin) = (start(pair, DeviceChoice::Cpu), tiny());
+    let request = Request::ask(&questions(1)[0]);
+    let prompts = [&engine, &twin].map(|e| e.render(&request, Role::Draft).expect("a prompt"));
+    assert_ne!(prompts[0], prompts[1], "the draft's own numbering is another");
+    for question in questions(8) {
+        let run = |e| ask(e, &question, PolicyKind::SpecReason, PolicyOptions::default());
+        let (renumbered, original) = (run(&engine), run(&twin));
+        assert_eq!(renumbered.ids, original.ids, "{question}");
+        assert_eq!(renumbered.accepted, original.accepted);
+    }
 }
