@@ -1,10 +1,12 @@
 //! The engine end to end on the embedded pair: what DESIGN promises of policies, KV and seeds.
 
+use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::engine::{
     DeviceChoice, Engine, EngineOptions, Event, JudgeText, ModelSource, Pair, PolicyOptions, Reply,
     Request,
 };
 use forerun::ids::{Role, TokenId};
+use forerun::model::{Checkpoint, PassLimits, Solo};
 use forerun::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
 
@@ -351,5 +353,50 @@ fn a_pair_with_other_special_ids_and_another_template_says_the_same() {
         let (renumbered, original) = (run(&engine), run(&twin));
         assert_eq!(renumbered.ids, original.ids, "{question}");
         assert_eq!(renumbered.accepted, original.accepted);
+    }
+}
+
+/// A small deterministic generator: the test needs variety, not quality.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+#[test]
+fn logits_after_any_feeding_and_forgetting_are_those_of_a_fresh_prefill() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/assets/tiny/base");
+    let checkpoint = Checkpoint::open(&path).expect("the embedded base");
+    let limits = PassLimits { rows: 128, full_rows: 1, positions: 512 };
+    let load = || {
+        let device = CpuDevice::new(CpuOptions::default()).expect("a CPU");
+        Solo::load(device, &checkpoint, limits).expect("room for a small model")
+    };
+    let (mut worn, mut fresh) = (load(), load());
+    let mut numbers = Numbers(1);
+    let mut ids: Vec<TokenId> = vec![];
+    for _ in 0..60 {
+        if ids.len() > 300 || numbers.below(3) == 0 {
+            ids.truncate(numbers.below(ids.len() + 1));
+            worn.truncate(ids.len());
+        }
+        let new: Vec<_> =
+            (0..1 + numbers.below(90)).map(|_| TokenId(numbers.below(576) as u32)).collect();
+        ids.extend(&new);
+        let (last, before) = new.split_last().expect("at least one");
+        if !before.is_empty() {
+            worn.feed(before, vec![]).expect("a pass");
+        }
+        let tip = worn.logits(&[*last]).expect("logits").remove(0);
+        fresh.truncate(0);
+        let (last, before) = ids.split_last().expect("at least one");
+        for chunk in before.chunks(128) {
+            fresh.feed(chunk, vec![]).expect("a pass");
+        }
+        let expected = fresh.logits(&[*last]).expect("logits").remove(0);
+        assert!(tip.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
 }
