@@ -201,3 +201,6 @@ impl Drop for Events {
         self.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;
