@@ -16,6 +16,8 @@
 pub mod batch;
 pub mod blocks;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod reference;
 
 use crate::error::DeviceError;
