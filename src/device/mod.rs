@@ -129,6 +129,8 @@ pub struct Shape {
     pub head_dim: usize,
     /// `F`.
     pub ffn: usize,
+    /// `V`.
+    pub vocab: usize,
     /// Epsilon of every RMS norm.
     pub rms_eps: f32,
     /// `L`.
@@ -146,6 +148,17 @@ impl Shape {
     pub fn plane(&self, layer: usize, which: usize, kv_head: usize) -> usize {
         ((layer * 2 + which) * self.kv_heads + kv_head) * self.page_tokens * self.head_dim
     }
+}
+
+/// The largest pass a model has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassLimits {
+    /// Rows, `T`.
+    pub rows: usize,
+    /// Rows with full logits.
+    pub full_rows: usize,
+    /// Rotary positions: the context.
+    pub positions: usize,
 }
 
 /// Copies the first `tokens` rows of every plane of page `from` to page `to`.
@@ -221,12 +234,17 @@ pub trait Device: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is not enough memory.
-    fn results(&self) -> Result<Self::Results, DeviceError>;
-    /// A new stream.
+    fn results(&self, limits: &PassLimits) -> Result<Self::Results, DeviceError>;
+    /// A new stream with the scratch memory that passes of `shape` up to `limits` need.
     ///
     /// # Errors
-    /// When the device cannot give one.
-    fn stream(&self, name: &str) -> Result<Self::Stream, DeviceError>;
+    /// When the device cannot give one, has not enough memory, or has no kernels for the shape.
+    fn stream(
+        &self,
+        name: &str,
+        shape: &Shape,
+        limits: &PassLimits,
+    ) -> Result<Self::Stream, DeviceError>;
     /// Ends start-up: every later allocation is an error.
     fn seal(&self);
 
@@ -327,6 +345,12 @@ pub trait Device: Send + Sync + 'static {
         logits: &Self::Buffer,
         results: &mut Self::Results,
     ) -> Result<(), DeviceError>;
+
+    /// Lets everything enqueued so far run. A device that gathers a pass into one graph hands it
+    /// over here; the host does not wait.
+    fn submit(&self, _stream: &Self::Stream) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Copies rows of pages inside the pool, for copy-on-write. The copies have no order among
     /// themselves: a destination is no other copy's source or destination.

@@ -6,22 +6,12 @@
 
 use super::architecture::Architecture;
 use super::weights::Weights;
+pub use crate::device::PassLimits;
 use crate::device::{Device, Element, PageCopy, RaggedBatch, Results, Shape};
 use crate::error::DeviceError;
 use crate::ids::Role;
 use crate::kv::PoolLayout;
 use std::sync::Arc;
-
-/// The largest pass a model has room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PassLimits {
-    /// Rows, `T`.
-    pub rows: usize,
-    /// Rows with full logits.
-    pub full_rows: usize,
-    /// Rotary positions: the context.
-    pub positions: usize,
-}
 
 /// Activations of one pass, reused by every pass.
 struct Workspace<D: Device> {
@@ -74,6 +64,7 @@ impl<D: Device> Model<D> {
             kv_heads: a.kv_heads,
             head_dim: a.head_dim,
             ffn: a.ffn,
+            vocab: a.vocab,
             rms_eps: a.rms_eps,
             layers: a.layers,
             page_tokens: layout.page_tokens(role),
@@ -92,10 +83,10 @@ impl<D: Device> Model<D> {
                 Element::Logit,
                 &format!("logits of {name}"),
             )?,
-            results: device.results()?,
+            results: device.results(&limits)?,
         };
         let rope = device.vector(&rope_table(a, limits.positions))?;
-        let stream = device.stream(role.name())?;
+        let stream = device.stream(role.name(), &shape, &limits)?;
         Ok(Self {
             name: name.into(),
             shape,
@@ -165,6 +156,7 @@ impl<D: Device> Model<D> {
         let (stream, shape) = (&self.stream, &self.shape);
         device.head(stream, shape, &head, &batch, &w.hidden, &mut w.logits, &mut w.results)?;
         device.sample(stream, &batch, &w.logits, &mut w.results)?;
+        device.submit(stream)?;
         Ok(InFlight { batch, positions })
     }
 

@@ -2,7 +2,7 @@
 
 use forerun::device::{
     BlockType, Device, Element, GateUpWeights, HeadKind, HeadRow, HeadWeights, Linear, Mask,
-    MatrixView, QkvWeights, RaggedBatch, Results, RowGroup, Shape, Span,
+    MatrixView, PassLimits, QkvWeights, RaggedBatch, Results, RowGroup, Shape, Span,
 };
 use forerun::ids::{PageId, TokenId};
 use half::{bf16, f16};
@@ -37,7 +37,6 @@ impl Rng {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spec {
     pub(crate) shape: Shape,
-    pub(crate) vocab: usize,
     /// Of every matrix whose rows are whole blocks of it; `F32` of the others.
     pub(crate) kind: BlockType,
     /// Biases of q, k, v (Qwen2).
@@ -46,6 +45,23 @@ pub(crate) struct Spec {
     pub(crate) head_norm: bool,
     pub(crate) positions: usize,
 }
+
+/// For operations that take all their sizes from their operands.
+pub(crate) const BARE: Shape = Shape {
+    hidden: 256,
+    heads: 2,
+    kv_heads: 1,
+    head_dim: 32,
+    ffn: 512,
+    vocab: 300,
+    rms_eps: 1e-6,
+    layers: 1,
+    page_tokens: 16,
+    page_bytes: 2 * 16 * 32 * 4,
+};
+
+/// Passes of the tests are no larger.
+pub(crate) const LIMITS: PassLimits = PassLimits { rows: 512, full_rows: 16, positions: 2048 };
 
 impl Spec {
     /// A model of `layers` layers with `[H, G, D, P]`, for a pool of elements of `kv_bytes`.
@@ -61,12 +77,13 @@ impl Spec {
             kv_heads: g,
             head_dim: d,
             ffn: 512,
+            vocab: 300,
             rms_eps: 1e-6,
             layers,
             page_tokens: p,
             page_bytes: layers * 2 * g * p * d * kv_bytes,
         };
-        Self { shape, vocab: 300, kind, bias: true, head_norm: false, positions: 2048 }
+        Self { shape, kind, bias: true, head_norm: false, positions: 2048 }
     }
 }
 
@@ -195,9 +212,9 @@ impl<D: Device> Model<D> {
             })
             .collect();
         let rope = device.vector(&rope_table(spec.positions, head_dim)).unwrap();
-        let head = weight(spec.vocab, hidden);
+        let head = weight(spec.shape.vocab, hidden);
         // Plain, so that a row of NaN can stand for what is left in recycled pages.
-        let mut rows = Rng(5).vector(spec.vocab * hidden, 1.0);
+        let mut rows = Rng(5).vector(spec.shape.vocab * hidden, 1.0);
         rows[POISON as usize * hidden..][..hidden].fill(f32::NAN);
         let embedding = plain(device, hidden, &rows);
         Self { spec, embedding, layers, norm: vector(hidden, 1.0), head, rope }
@@ -224,14 +241,14 @@ impl<D: Device> Buffers<D> {
         let shape = &spec.shape;
         let take = |count: usize| device.buffer(count, Element::Activation, "test").unwrap();
         Self {
-            stream: device.stream("test").unwrap(),
+            stream: device.stream("test", shape, &LIMITS).unwrap(),
             hidden: take(rows * shape.hidden),
             q: take(rows * shape.heads * shape.head_dim),
             mixed: take(rows * shape.heads * shape.head_dim),
             act: take(rows * shape.ffn),
-            logits: device.buffer(16 * spec.vocab, Element::Logit, "test").unwrap(),
+            logits: device.buffer(16 * spec.shape.vocab, Element::Logit, "test").unwrap(),
             pool: device.buffer(pages * shape.page_bytes, Element::KvByte, "test").unwrap(),
-            results: device.results().unwrap(),
+            results: device.results(&LIMITS).unwrap(),
         }
     }
 
@@ -254,7 +271,7 @@ impl<D: Device> Buffers<D> {
     /// One pass through the whole model.
     pub(crate) fn forward(&mut self, device: &D, model: &Model<D>, batch: RaggedBatch) -> Results {
         let spec = &model.spec;
-        batch.validate(spec.vocab, spec.shape.page_tokens, spec.positions).unwrap();
+        batch.validate(spec.shape.vocab, spec.shape.page_tokens, spec.positions).unwrap();
         let Self { stream, hidden, q, mixed, act, logits, pool, results } = self;
         let (shape, rope) = (&spec.shape, &model.rope);
         let batch = device.stage(stream, batch).unwrap();

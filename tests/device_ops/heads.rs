@@ -19,10 +19,10 @@ fn headed<D: Device>(device: &D, spec: &Spec, batch: &RaggedBatch) -> Headed {
     let mut buffers = Buffers::new(device, spec, rows, 1);
     let x = Rng(31).vector(rows * c, 2.0);
     Buffers::upload(device, &buffers.stream, c, &x, &mut buffers.hidden);
-    let bytes = encode(spec.kind, spec.vocab, c, 0.2, &mut Rng(32));
+    let bytes = encode(spec.kind, spec.shape.vocab, c, 0.2, &mut Rng(32));
     let (norm, head) = (
         device.vector(&Rng(33).vector(c, 1.0)).unwrap(),
-        matrix(device, spec.vocab, c, spec.kind, &bytes),
+        matrix(device, spec.shape.vocab, c, spec.kind, &bytes),
     );
     let weights = HeadWeights { norm: &norm, matrix: &head };
     let Buffers { stream, hidden, logits, results, .. } = &mut buffers;
@@ -31,7 +31,7 @@ fn headed<D: Device>(device: &D, spec: &Spec, batch: &RaggedBatch) -> Headed {
     device.sample(stream, &staged, logits, results).unwrap();
     let found = device.collect(stream, &staged, results).unwrap();
     assert_eq!(found.non_finite_row, None);
-    let logits = device.read(stream, logits, 0, batch.full_rows() * spec.vocab).unwrap();
+    let logits = device.read(stream, logits, 0, batch.full_rows() * spec.shape.vocab).unwrap();
     Headed { heads: found.heads, samples: found.samples, logits }
 }
 
@@ -40,7 +40,7 @@ fn heads_agree_with_the_full_rows_and_these_with_the_reference() {
     const ROWS: usize = 9;
     for kind in BlockType::ALL {
         let mut spec = Spec::new(1, [1, 1, 32, 16], kind, 4);
-        spec.vocab = 1003;
+        spec.shape.vocab = 1003;
         let labels = vec![TokenId(1002), TokenId(0), TokenId(17), TokenId(16)];
         let mut builder = BatchBuilder(rows_only(ROWS));
         // Out of order and repeated on purpose; neighbours share a scan in some of the orders.
@@ -78,7 +78,7 @@ fn heads_agree_with_the_full_rows_and_these_with_the_reference() {
                 assert!((a - b).abs() <= bound, "{kind} logit {i}: {a} for {b}, {simd}");
             }
             for (found, row) in got.heads.chunks(6).zip(0..) {
-                let logits = &got.logits[row * spec.vocab..][..spec.vocab];
+                let logits = &got.logits[row * spec.shape.vocab..][..spec.shape.vocab];
                 let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
                 for (at, target) in [(0, 1001), (4, 5), (5, 6)] {
                     let HeadResult::LogProb(p) = found[at] else { panic!("{:?}", found[at]) };

@@ -21,7 +21,7 @@ pub mod threads;
 
 use super::{
     Device, DeviceInfo, Element, GateUpWeights, HeadWeights, KvType, Linear, MatrixView, PageCopy,
-    QkvWeights, RaggedBatch, Results, Shape,
+    PassLimits, QkvWeights, RaggedBatch, Results, Shape,
 };
 use crate::error::DeviceError;
 use attention::{Attention, AttentionScratch};
@@ -192,11 +192,16 @@ impl Device for CpuDevice {
         Ok(CpuVector { values: values.to_vec(), _reservation: reservation })
     }
 
-    fn results(&self) -> Result<CpuResults, DeviceError> {
+    fn results(&self, _limits: &PassLimits) -> Result<CpuResults, DeviceError> {
         Ok(CpuResults::default())
     }
 
-    fn stream(&self, _name: &str) -> Result<CpuStream, DeviceError> {
+    fn stream(
+        &self,
+        _name: &str,
+        _shape: &Shape,
+        _limits: &PassLimits,
+    ) -> Result<CpuStream, DeviceError> {
         Ok(CpuStream::default())
     }
 

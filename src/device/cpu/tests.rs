@@ -14,6 +14,7 @@ fn shape(kv: KvType) -> Shape {
         kv_heads,
         head_dim,
         ffn: 32,
+        vocab: 2,
         rms_eps: 1e-6,
         layers: 1,
         page_tokens,
@@ -82,7 +83,8 @@ fn attend_rows(
             elements.zip(values).for_each(|(to, from)| *to = from);
         }
     }
-    let stream = device.stream("test").unwrap();
+    let limits = PassLimits { rows, full_rows: 0, positions: 2048 };
+    let stream = device.stream("test", &shape, &limits).unwrap();
     let batch = batch(rows, len, pages);
     device.attention(&stream, &shape, 0, &batch, &q, &pool, &mut out).unwrap();
     out.floats()[..rows * width].iter().map(|v| v.to_bits()).collect()

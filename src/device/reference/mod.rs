@@ -14,7 +14,7 @@ mod tests;
 use super::blocks::dequantize_row;
 use super::{
     Device, DeviceInfo, Element, GateUpWeights, HeadKind, HeadResult, HeadWeights, KvType, Linear,
-    MatrixView, PageCopy, QkvWeights, RaggedBatch, Results, Shape,
+    MatrixView, PageCopy, PassLimits, QkvWeights, RaggedBatch, Results, Shape,
 };
 use crate::error::DeviceError;
 use crate::sample::{Scratch, sample};
@@ -135,12 +135,12 @@ impl Device for ReferenceDevice {
         Ok(values.to_vec())
     }
 
-    fn results(&self) -> Result<ReferenceResults, DeviceError> {
+    fn results(&self, _limits: &PassLimits) -> Result<ReferenceResults, DeviceError> {
         self.check_unsealed("results")?;
         Ok(ReferenceResults::default())
     }
 
-    fn stream(&self, _name: &str) -> Result<(), DeviceError> {
+    fn stream(&self, _name: &str, _shape: &Shape, _limits: &PassLimits) -> Result<(), DeviceError> {
         Ok(())
     }
 

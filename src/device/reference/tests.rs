@@ -6,6 +6,8 @@ use crate::device::{BlockType, HeadRow, Mask, RowGroup, SampleRow, Span};
 use crate::ids::{BranchId, PageId, Role, TokenId};
 use crate::sample::{Key, Purpose, SamplingParams};
 
+const LIMITS: PassLimits = PassLimits { rows: 8, full_rows: 8, positions: 64 };
+
 /// One layer, one head, `C = D = 2`, pages of 16 tokens.
 const SHAPE: Shape = Shape {
     hidden: 2,
@@ -13,6 +15,7 @@ const SHAPE: Shape = Shape {
     kv_heads: 1,
     head_dim: 2,
     ffn: 2,
+    vocab: 2,
     rms_eps: 0.0,
     layers: 1,
     page_tokens: 16,
@@ -163,7 +166,7 @@ fn heads_report_the_row_that_is_not_finite_and_ties_go_to_the_lower_id() {
         generated: Vec::new(),
     }];
     let mut logits = device.buffer(3, Element::Logit, "logits").unwrap();
-    let mut results = device.results().unwrap();
+    let mut results = device.results(&LIMITS).unwrap();
     let hidden = ReferenceBuffer(vec![1.0, 1.0, f32::NAN, 1.0]);
     let mut run = |batch: &RaggedBatch| {
         device.head(&(), &SHAPE, &weights, batch, &hidden, &mut logits, &mut results).unwrap();
