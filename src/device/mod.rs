@@ -21,6 +21,7 @@ pub mod cuda;
 pub mod reference;
 
 use crate::error::DeviceError;
+use crate::ids::Role;
 pub use batch::{
     HeadKind, HeadResult, HeadRow, Mask, RaggedBatch, Results, RowGroup, SampleRow, Span,
 };
@@ -235,13 +236,14 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// When there is not enough memory.
     fn results(&self, limits: &PassLimits) -> Result<Self::Results, DeviceError>;
-    /// A new stream with the scratch memory that passes of `shape` up to `limits` need.
+    /// A new stream for the model in `role`, with the scratch memory that passes of `shape` up to
+    /// `limits` need.
     ///
     /// # Errors
     /// When the device cannot give one, has not enough memory, or has no kernels for the shape.
     fn stream(
         &self,
-        name: &str,
+        role: Role,
         shape: &Shape,
         limits: &PassLimits,
     ) -> Result<Self::Stream, DeviceError>;

@@ -86,7 +86,7 @@ impl<D: Device> Model<D> {
             results: device.results(&limits)?,
         };
         let rope = device.vector(&rope_table(a, limits.positions))?;
-        let stream = device.stream(role.name(), &shape, &limits)?;
+        let stream = device.stream(role, &shape, &limits)?;
         Ok(Self {
             name: name.into(),
             shape,

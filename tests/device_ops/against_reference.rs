@@ -17,7 +17,7 @@ use forerun::device::{
     BlockType, Device, Element, GateUpWeights, HeadKind, KvType, Linear, Mask, QkvWeights,
     RaggedBatch, Shape,
 };
-use forerun::ids::TokenId;
+use forerun::ids::{Role, TokenId};
 
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 /// Roundings one product can meet on its way through a sum of 512.
@@ -70,7 +70,7 @@ fn projected<D: Device>(
     x: &[f32],
     hidden: &[f32],
 ) -> Vec<f32> {
-    let stream = device.stream("test", &BARE, &LIMITS).unwrap();
+    let stream = device.stream(Role::Base, &BARE, &LIMITS).unwrap();
     let rows = x.len() / k;
     let mut input = device.buffer(rows * k, Element::Activation, "x").unwrap();
     let mut output = device.buffer(rows * n, Element::Activation, "hidden").unwrap();
@@ -97,7 +97,7 @@ fn an_embedding_is_the_decoded_row_to_the_last_bit() {
                 bytes: &[u8],
                 ids: &[TokenId],
             ) -> Vec<u32> {
-                let stream = device.stream("test", &BARE, &LIMITS).unwrap();
+                let stream = device.stream(Role::Base, &BARE, &LIMITS).unwrap();
                 let table = matrix(device, 37, 512, kind, bytes);
                 let batch = RaggedBatch { tokens: ids.to_vec(), ..RaggedBatch::default() };
                 let batch = device.stage(&stream, batch).unwrap();
@@ -154,7 +154,7 @@ fn the_gated_half_is_within_its_bound_for_every_block_type() {
         x: &[f32],
     ) -> Vec<f32> {
         let (c, f) = (spec.shape.hidden, spec.shape.ffn);
-        let stream = device.stream("test", &BARE, &LIMITS).unwrap();
+        let stream = device.stream(Role::Base, &BARE, &LIMITS).unwrap();
         let rows = x.len() / c;
         let mut hidden = device.buffer(rows * c, Element::Activation, "hidden").unwrap();
         let mut act = device.buffer(rows * f, Element::Activation, "act").unwrap();
@@ -276,7 +276,7 @@ fn attended<D: Device>(
     fill: &Filling,
 ) -> [Vec<f32>; 2] {
     let Shape { hidden: c, heads, kv_heads, head_dim: d, .. } = *shape;
-    let stream = device.stream("test", shape, &LIMITS).unwrap();
+    let stream = device.stream(Role::Base, shape, &LIMITS).unwrap();
     let mut rng = Rng(21);
     let mut dyadic = |rows: usize| -> Linear<D> {
         let values: Vec<f32> = (0..rows * c).map(|_| (rng.signed() * 4.0).round() / 8.0).collect();

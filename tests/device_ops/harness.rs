@@ -4,7 +4,7 @@ use forerun::device::{
     BlockType, Device, Element, GateUpWeights, HeadKind, HeadRow, HeadWeights, Linear, Mask,
     MatrixView, PassLimits, QkvWeights, RaggedBatch, Results, RowGroup, Shape, Span,
 };
-use forerun::ids::{PageId, TokenId};
+use forerun::ids::{PageId, Role, TokenId};
 use half::{bf16, f16};
 
 /// SplitMix64: the tests need numbers that are the same everywhere, nothing more.
@@ -241,7 +241,7 @@ impl<D: Device> Buffers<D> {
         let shape = &spec.shape;
         let take = |count: usize| device.buffer(count, Element::Activation, "test").unwrap();
         Self {
-            stream: device.stream("test", shape, &LIMITS).unwrap(),
+            stream: device.stream(Role::Base, shape, &LIMITS).unwrap(),
             hidden: take(rows * shape.hidden),
             q: take(rows * shape.heads * shape.head_dim),
             mixed: take(rows * shape.heads * shape.head_dim),

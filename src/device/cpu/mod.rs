@@ -24,6 +24,7 @@ use super::{
     PassLimits, QkvWeights, RaggedBatch, Results, Shape,
 };
 use crate::error::DeviceError;
+use crate::ids::Role;
 use attention::{Attention, AttentionScratch};
 use half::bf16;
 pub use head::CpuResults;
@@ -198,7 +199,7 @@ impl Device for CpuDevice {
 
     fn stream(
         &self,
-        _name: &str,
+        _role: Role,
         _shape: &Shape,
         _limits: &PassLimits,
     ) -> Result<CpuStream, DeviceError> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::{Mask, RowGroup, Span};
-use crate::ids::{PageId, TokenId};
+use crate::ids::{PageId, Role, TokenId};
 use std::ops::Range;
 
 /// `H = 6`, `G = 2`, with a head that is no whole number of sixteen-lane vectors.
@@ -84,7 +84,7 @@ fn attend_rows(
         }
     }
     let limits = PassLimits { rows, full_rows: 0, positions: 2048 };
-    let stream = device.stream("test", &shape, &limits).unwrap();
+    let stream = device.stream(Role::Base, &shape, &limits).unwrap();
     let batch = batch(rows, len, pages);
     device.attention(&stream, &shape, 0, &batch, &q, &pool, &mut out).unwrap();
     out.floats()[..rows * width].iter().map(|v| v.to_bits()).collect()

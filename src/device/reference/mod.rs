@@ -17,6 +17,7 @@ use super::{
     MatrixView, PageCopy, PassLimits, QkvWeights, RaggedBatch, Results, Shape,
 };
 use crate::error::DeviceError;
+use crate::ids::Role;
 use crate::sample::{Scratch, sample};
 use half::bf16;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,7 +141,7 @@ impl Device for ReferenceDevice {
         Ok(ReferenceResults::default())
     }
 
-    fn stream(&self, _name: &str, _shape: &Shape, _limits: &PassLimits) -> Result<(), DeviceError> {
+    fn stream(&self, _role: Role, _shape: &Shape, _limits: &PassLimits) -> Result<(), DeviceError> {
         Ok(())
     }
 
