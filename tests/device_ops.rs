@@ -9,6 +9,8 @@ mod against_reference;
 mod harness;
 #[path = "device_ops/heads.rs"]
 mod heads;
+#[path = "device_ops/probes.rs"]
+mod probes;
 #[path = "device_ops/row_invariance.rs"]
 mod row_invariance;
 #[path = "device_ops/tables.rs"]

@@ -6,18 +6,15 @@
 //! `Σ|w| · max|block| / 254` on top. Attention sums up to 1100 products and exponentials of 2 ulp:
 //! `1e-5 · max|v|`.
 
-use crate::harness::{
-    BARE, BatchBuilder, Buffers, LIMITS, Layer, Model, Rng, Spec, Table, encode, matrix, plain,
-    rope_table, tokens,
+use crate::harness::{BatchBuilder, Rng, Spec, Table, encode, rope_table, tokens};
+use crate::probes::{
+    Filling, attended, chain, decoded, embedded, gated, projected, queries_and_pool,
 };
 use crate::{cpu, levels};
 use forerun::device::cpu::CpuDevice;
 use forerun::device::reference::ReferenceDevice;
-use forerun::device::{
-    BlockType, Device, Element, GateUpWeights, HeadKind, KvType, Linear, Mask, QkvWeights,
-    RaggedBatch, Shape,
-};
-use forerun::ids::{Role, TokenId};
+use forerun::device::{BlockType, KvType, Mask, Shape};
+use forerun::ids::TokenId;
 
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 /// Roundings one product can meet on its way through a sum of 512.
@@ -29,16 +26,6 @@ pub(crate) fn devices() -> impl Iterator<Item = (CpuDevice, ReferenceDevice, Str
         let name = simd.name().to_owned();
         (cpu(simd, 2, KvType::F32), ReferenceDevice::new(KvType::F32), name)
     })
-}
-
-/// The weights of `bytes`, decoded.
-fn decoded(kind: BlockType, rows: usize, cols: usize, bytes: &[u8]) -> Vec<f32> {
-    let mut values = vec![0.0; rows * cols];
-    let row_bytes = bytes.len() / rows;
-    for (row, out) in values.chunks_mut(cols).enumerate() {
-        forerun::device::blocks::dequantize_row(kind, &bytes[row * row_bytes..][..row_bytes], out);
-    }
-    values
 }
 
 /// How far a product of a row of weights and a row of activations may be off.
@@ -57,57 +44,14 @@ fn product_bound(kind: BlockType, w: &[f32], x: &[f32]) -> f64 {
     bound
 }
 
-/// A batch of `rows` rows that only projections look at.
-pub(crate) fn rows_only(rows: usize) -> RaggedBatch {
-    RaggedBatch { tokens: vec![TokenId(0); rows], ..RaggedBatch::default() }
-}
-
-/// `hidden + W x + b` on any device.
-fn projected<D: Device>(
-    device: &D,
-    (kind, n, k): (BlockType, usize, usize),
-    (bytes, bias): (&[u8], &[f32]),
-    x: &[f32],
-    hidden: &[f32],
-) -> Vec<f32> {
-    let stream = device.stream(Role::Base, &BARE, &LIMITS).unwrap();
-    let rows = x.len() / k;
-    let mut input = device.buffer(rows * k, Element::Activation, "x").unwrap();
-    let mut output = device.buffer(rows * n, Element::Activation, "hidden").unwrap();
-    Buffers::upload(device, &stream, k, x, &mut input);
-    Buffers::upload(device, &stream, n, hidden, &mut output);
-    let weights = Linear {
-        matrix: matrix(device, n, k, kind, bytes),
-        bias: Some(device.vector(bias).unwrap()),
-    };
-    let batch = device.stage(&stream, rows_only(rows)).unwrap();
-    device.project(&stream, &weights, &batch, &input, &mut output).unwrap();
-    device.read(&stream, &output, 0, rows * n).unwrap()
-}
-
 #[test]
 fn an_embedding_is_the_decoded_row_to_the_last_bit() {
     for kind in BlockType::ALL {
         for (cpu, reference, simd) in devices() {
             let bytes = encode(kind, 37, 512, 1.0, &mut Rng(1));
             let ids: Vec<TokenId> = [0, 36, 15, 16, 36, 1].map(TokenId).to_vec();
-            fn rows<D: Device>(
-                device: &D,
-                kind: BlockType,
-                bytes: &[u8],
-                ids: &[TokenId],
-            ) -> Vec<u32> {
-                let stream = device.stream(Role::Base, &BARE, &LIMITS).unwrap();
-                let table = matrix(device, 37, 512, kind, bytes);
-                let batch = RaggedBatch { tokens: ids.to_vec(), ..RaggedBatch::default() };
-                let batch = device.stage(&stream, batch).unwrap();
-                let count = ids.len() * 512;
-                let mut hidden = device.buffer(count, Element::Activation, "hidden").unwrap();
-                device.embed(&stream, &table, &batch, &mut hidden).unwrap();
-                let all = device.read(&stream, &hidden, 0, count).unwrap();
-                all.iter().map(|v| v.to_bits()).collect()
-            }
-            let same = rows(&cpu, kind, &bytes, &ids) == rows(&reference, kind, &bytes, &ids);
+            let same =
+                embedded(&cpu, kind, &bytes, &ids) == embedded(&reference, kind, &bytes, &ids);
             assert!(same, "{kind}, {simd}");
         }
     }
@@ -146,28 +90,6 @@ fn a_projection_is_within_its_bound_for_every_block_type() {
 
 #[test]
 fn the_gated_half_is_within_its_bound_for_every_block_type() {
-    fn gated<D: Device>(
-        device: &D,
-        spec: &Spec,
-        [g, u]: [&[u8]; 2],
-        norm: &[f32],
-        x: &[f32],
-    ) -> Vec<f32> {
-        let (c, f) = (spec.shape.hidden, spec.shape.ffn);
-        let stream = device.stream(Role::Base, &BARE, &LIMITS).unwrap();
-        let rows = x.len() / c;
-        let mut hidden = device.buffer(rows * c, Element::Activation, "hidden").unwrap();
-        let mut act = device.buffer(rows * f, Element::Activation, "act").unwrap();
-        Buffers::upload(device, &stream, c, x, &mut hidden);
-        let weights = GateUpWeights {
-            norm: device.vector(norm).unwrap(),
-            gate: matrix(device, f, c, spec.kind, g),
-            up: matrix(device, f, c, spec.kind, u),
-        };
-        let batch = device.stage(&stream, rows_only(rows)).unwrap();
-        device.gate_up(&stream, &spec.shape, &weights, &batch, &hidden, &mut act).unwrap();
-        device.read(&stream, &act, 0, rows * f).unwrap()
-    }
     for kind in BlockType::ALL {
         let spec = Spec::new(1, [1, 1, 32, 16], kind, 4);
         let (c, f, rows) = (spec.shape.hidden, spec.shape.ffn, 7);
@@ -208,33 +130,6 @@ fn the_gated_half_is_within_its_bound_for_every_block_type() {
     }
 }
 
-/// Queries and pool of one device after `qkv` of random rows.
-fn queries_and_pool<D: Device>(
-    device: &D,
-    spec: &Spec,
-    rows: usize,
-    start: usize,
-) -> [Vec<f32>; 2] {
-    let model = Model::new(device, *spec);
-    let shape = &spec.shape;
-    let pages = (start + rows).div_ceil(shape.page_tokens);
-    let mut buffers = Buffers::new(device, spec, rows, 2 * pages);
-    let x = Rng(8).vector(rows * shape.hidden, 2.0);
-    Buffers::upload(device, &buffers.stream, shape.hidden, &x, &mut buffers.hidden);
-    let mut table = Table::new(0, pages as u32);
-    table.len = start;
-    let batch = BatchBuilder::default().causal(&vec![0; rows], &table).build();
-    let Buffers { stream, hidden, q, pool, .. } = &mut buffers;
-    let batch = device.stage(stream, batch).unwrap();
-    let Layer { qkv, .. } = &model.layers[1];
-    device.qkv(stream, shape, 1, qkv, &model.rope, &batch, hidden, q, pool).unwrap();
-    let count = 2 * pages * shape.page_bytes / device.kv_type().bytes();
-    [
-        device.read(stream, q, 0, rows * shape.heads * shape.head_dim).unwrap(),
-        device.read(stream, pool, 0, count).unwrap(),
-    ]
-}
-
 #[test]
 fn queries_keys_and_values_are_those_of_the_reference() {
     for (heads, rows, start) in [
@@ -263,66 +158,6 @@ fn queries_keys_and_values_are_those_of_the_reference() {
             }
         }
     }
-}
-
-/// Fills a pool and a query buffer with numbers every device computes exactly, then attends.
-///
-/// Hidden states of ±1 have norm 1, so products with small dyadic weights are exact sums, and an
-/// identity rotation keeps them. The pools are then the same to the last bit.
-fn attended<D: Device>(
-    device: &D,
-    shape: &Shape,
-    batch: &RaggedBatch,
-    fill: &Filling,
-) -> [Vec<f32>; 2] {
-    let Shape { hidden: c, heads, kv_heads, head_dim: d, .. } = *shape;
-    let stream = device.stream(Role::Base, shape, &LIMITS).unwrap();
-    let mut rng = Rng(21);
-    let mut dyadic = |rows: usize| -> Linear<D> {
-        let values: Vec<f32> = (0..rows * c).map(|_| (rng.signed() * 4.0).round() / 8.0).collect();
-        Linear { matrix: plain(device, c, &values), bias: None }
-    };
-    let weights = QkvWeights::<D> {
-        norm: device.vector(&vec![1.0; c]).unwrap(),
-        q: dyadic(heads * d),
-        k: dyadic(kv_heads * d),
-        v: dyadic(kv_heads * d),
-        q_norm: None,
-        k_norm: None,
-    };
-    let identity: Vec<f32> = (0..2048 * d).map(|i| if i % d < d / 2 { 1.0 } else { 0.0 }).collect();
-    let rope = device.vector(&identity).unwrap();
-    let rows_max = batch.rows().max(fill.rows);
-    let take = |count: usize| device.buffer(count, Element::Activation, "test").unwrap();
-    let (mut hidden, mut q, mut out) =
-        (take(rows_max * c), take(rows_max * heads * d), take(rows_max * heads * d));
-    let mut pool = device.buffer(fill.pages * shape.page_bytes, Element::KvByte, "pool").unwrap();
-    let mut signs = Rng(22);
-    let mut pass = |batch: &RaggedBatch, q: &mut D::Buffer, pool: &mut D::Buffer| {
-        let signs: Vec<f32> =
-            (0..batch.rows() * c).map(|_| if signs.word() & 1 == 0 { 1.0 } else { -1.0 }).collect();
-        Buffers::upload(device, &stream, c, &signs, &mut hidden);
-        let staged = device.stage(&stream, batch.clone()).unwrap();
-        device.qkv(&stream, shape, 0, &weights, &rope, &staged, &hidden, q, pool).unwrap();
-        staged
-    };
-    for earlier in &fill.batches {
-        pass(earlier, &mut q, &mut pool);
-    }
-    let staged = pass(batch, &mut q, &mut pool);
-    device.attention(&stream, shape, 0, &staged, &q, &pool, &mut out).unwrap();
-    let pool_count = fill.pages * shape.page_bytes / device.kv_type().bytes();
-    [
-        device.read(&stream, &out, 0, batch.rows() * heads * d).unwrap(),
-        device.read(&stream, &pool, 0, pool_count).unwrap(),
-    ]
-}
-
-/// What is in the pool before the batch in question.
-struct Filling {
-    batches: Vec<RaggedBatch>,
-    rows: usize,
-    pages: usize,
 }
 
 #[test]
@@ -391,16 +226,8 @@ fn attention_is_that_of_the_reference_over_heads_pages_and_masks() {
 fn the_whole_chain_stays_near_the_reference() {
     for kind in [BlockType::F32, BlockType::Q8_0, BlockType::Q4_K, BlockType::Q6_K] {
         let spec = Spec::new(2, [6, 2, 64, 16], kind, 4);
-        fn logits<D: Device>(device: &D, spec: Spec) -> Vec<f32> {
-            let model = Model::new(device, spec);
-            let mut buffers = Buffers::new(device, &spec, 40, 10);
-            let batch = BatchBuilder::default().causal(&tokens(40, 3), &Table::new(0, 3));
-            let batch = (0..16).fold(batch, |b, i| b.head(24 + i, HeadKind::Full)).build();
-            buffers.forward(device, &model, batch);
-            device.read(&buffers.stream, &buffers.logits, 0, 16 * spec.shape.vocab).unwrap()
-        }
         for (cpu, reference, simd) in devices() {
-            let (got, want) = (logits(&cpu, spec), logits(&reference, spec));
+            let (got, want) = (chain(&cpu, spec), chain(&reference, spec));
             let largest = want.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
             let off = got.iter().zip(&want).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
             // int8 activations are off by about 0.3 % each; eight products in a row add up.

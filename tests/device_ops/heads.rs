@@ -1,7 +1,8 @@
 //! Heads and samplers: against the reference, and against each other.
 
-use crate::against_reference::{devices, rows_only};
+use crate::against_reference::devices;
 use crate::harness::{BatchBuilder, Buffers, Rng, Spec, encode, matrix};
+use crate::probes::rows_only;
 use forerun::device::{
     BlockType, Device, HeadKind, HeadResult, HeadWeights, RaggedBatch, SampleRow,
 };
