@@ -4,7 +4,8 @@
 //! [`crate::exec::run`] when the launch's turn in its stream has come. The executor knows nothing
 //! of streams; the driver knows nothing of warps.
 
-use crate::ptx::ir::Function;
+use crate::memory::{FUNCTION_BASE, GlobalMemory, Violation};
+use crate::ptx::ir::{Function, Module, Symbol};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -13,9 +14,46 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct LoadedModule {
     /// What the PTX said.
-    pub module: crate::ptx::ir::Module,
+    pub module: Module,
     /// Device address of every `.global` and `.const` variable, by name.
     pub addresses: BTreeMap<String, u64>,
+}
+
+impl LoadedModule {
+    /// Places the variables of a module in global memory and initialises them: with their bytes,
+    /// then zeros, then the addresses of other variables and of functions they hold.
+    ///
+    /// # Errors
+    /// When the memory has no room, or an initialiser names what the module does not define.
+    pub fn place(module: Module, memory: &GlobalMemory) -> Result<Self, Violation> {
+        let mut addresses = BTreeMap::new();
+        for variable in module.variables.iter().filter(|v| !v.external) {
+            let address = memory.allocate(variable.size.max(1), &variable.name)?;
+            memory.fill(address, 0, variable.size)?;
+            memory.write(address, &variable.init)?;
+            addresses.insert(variable.name.clone(), address);
+        }
+        for variable in module.variables.iter().filter(|v| !v.external) {
+            for relocation in &variable.relocations {
+                let target = match relocation.symbol {
+                    Symbol::Variable(index) => {
+                        let name = module.variables.get(index as usize).map(|v| &v.name);
+                        name.and_then(|name| addresses.get(name)).copied()
+                    }
+                    Symbol::Function(index) => Some(FUNCTION_BASE + u64::from(index)),
+                    _ => None,
+                };
+                let at = addresses[&variable.name] + relocation.offset;
+                let Some(target) = target else {
+                    let detail = format!("'{}' holds an address nobody defines", variable.name);
+                    return Err(Violation::at(FaultKind::Unsupported, at, detail));
+                };
+                let bytes = target.wrapping_add_signed(relocation.addend).to_le_bytes();
+                memory.write(at, &bytes[..usize::from(relocation.bytes)])?;
+            }
+        }
+        Ok(Self { module, addresses })
+    }
 }
 
 /// One kernel launch, ready to run.
@@ -81,6 +119,10 @@ pub struct Counters {
     pub shared_replays: u64,
     /// Any use of local memory, bytes a thread.
     pub local_bytes: u64,
+    /// Warps that executed `griddepcontrol.wait`.
+    pub dependency_waits: u64,
+    /// Warps that executed `griddepcontrol.launch_dependents`.
+    pub dependency_launches: u64,
 }
 
 impl Counters {
@@ -101,6 +143,8 @@ impl Counters {
         self.shared_wavefronts += other.shared_wavefronts;
         self.shared_replays += other.shared_replays;
         self.local_bytes = self.local_bytes.max(other.local_bytes);
+        self.dependency_waits += other.dependency_waits;
+        self.dependency_launches += other.dependency_launches;
     }
 }
 

@@ -8,5 +8,6 @@
 pub mod driver;
 pub mod exec;
 pub mod launch;
+pub mod load;
 pub mod memory;
 pub mod ptx;

@@ -1,0 +1,666 @@
+//! Loads and stores of every space.
+//!
+//! A warp's access is checked as a whole: one look at the allocation, one at alignment, one at the
+//! written bits when the lanes are dense. Lanes that do not execute borrow the address of one that
+//! does, so the loops over lanes need no branches.
+//! Read next: [`crate::memory`], where the rules live.
+
+use super::fault::{Outcome, Wrong};
+use super::registers::Registers;
+use super::special::from_generic;
+use super::step::Step;
+use super::tally::{Class, sectors};
+use super::warp::NO_FRAME;
+use crate::launch::FaultKind;
+use crate::memory::banks::wavefronts;
+use crate::memory::shared::Access;
+use crate::memory::{GLOBAL_BASE, Violation};
+use crate::ptx::ir::{Address, Operand, Register, Semantics, Space, Type};
+
+/// A warp's global access after every check: offsets into global memory.
+pub(super) struct Located {
+    pub(super) offsets: [usize; 32],
+    pub(super) shape: Shape,
+}
+
+/// How the lanes' places lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// All lanes execute and are one range.
+    Dense,
+    /// All executing lanes have one place.
+    Same,
+    Scattered,
+}
+
+/// Whether a global access counts as a load, a store, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traffic {
+    Load,
+    Store,
+    Uncounted,
+}
+
+pub(super) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    let mut left = mask;
+    std::iter::from_fn(move || {
+        let lane = left.trailing_zeros() as usize;
+        left &= left.wrapping_sub(1);
+        (lane < 32).then_some(lane)
+    })
+}
+
+/// Whether accesses of these semantics do not race with their like.
+pub(super) fn is_strong(semantics: Semantics) -> bool {
+    semantics != Semantics::Weak
+}
+
+/// Gives the lanes outside `mask` the value of the first lane inside.
+#[inline]
+fn fill_idle<T: Copy>(mask: u32, values: &mut [T; 32]) {
+    if mask == u32::MAX {
+        return;
+    }
+    let first = values[mask.trailing_zeros() as usize % 32];
+    for (lane, value) in values.iter_mut().enumerate() {
+        if mask >> lane & 1 == 0 {
+            *value = first;
+        }
+    }
+}
+
+#[inline]
+fn shape(mask: u32, addresses: &[u64; 32], size: u64) -> Shape {
+    let first = addresses[0];
+    let (mut dense, mut same) = (0, 0);
+    for (lane, address) in addresses.iter().enumerate() {
+        dense |= address ^ first.wrapping_add(lane as u64 * size);
+        same |= address ^ first;
+    }
+    match (dense == 0 && mask == u32::MAX, same == 0) {
+        (true, _) => Shape::Dense,
+        (false, true) => Shape::Same,
+        (false, false) => Shape::Scattered,
+    }
+}
+
+/// Writes elements to registers, extended to their width; `read` gives a lane's element by its
+/// byte offset and size.
+#[inline(always)]
+fn scatter(
+    registers: &mut Registers,
+    mask: u32,
+    ty: Type,
+    dsts: &[Option<Register>],
+    read: impl Fn(usize, usize, usize) -> u64,
+) {
+    let bytes = ty.bytes() as usize;
+    for (j, dst) in dsts.iter().enumerate() {
+        let Some(dst) = *dst else { continue };
+        let at = j * bytes;
+        match (bytes, dst.bits) {
+            (4, ..=32) => {
+                let values = std::array::from_fn(|lane| read(lane, at, 4) as u32);
+                registers.write_words(dst.plane, mask, &values);
+            }
+            (8, _) => {
+                let values = std::array::from_fn(|lane| read(lane, at, 8));
+                registers.write_longs(dst.plane, mask, &values);
+            }
+            (16, _) => {
+                for half in 0..2 {
+                    let values = std::array::from_fn(|lane| read(lane, at + 8 * half, 8));
+                    registers.write_longs(dst.plane + 2 * half as u32, mask, &values);
+                }
+            }
+            _ => {
+                let shift = 64 - 8 * bytes as u32;
+                let extended = std::array::from_fn(|lane| {
+                    let value = read(lane, at, bytes);
+                    if ty.is_signed() { ((value << shift) as i64 >> shift) as u64 } else { value }
+                });
+                if dst.bits == 64 {
+                    registers.write_longs(dst.plane, mask, &extended);
+                } else {
+                    let keep = if dst.bits >= 32 { u32::MAX } else { (1 << dst.bits) - 1 };
+                    let words = extended.map(|value| value as u32 & keep);
+                    registers.write_words(dst.plane, mask, &words);
+                }
+            }
+        }
+    }
+}
+
+/// One lane's bytes of the operands of a store.
+#[inline]
+fn gather<const N: usize>(
+    registers: &Registers,
+    ty: Type,
+    srcs: &[Operand],
+    lane: usize,
+) -> [u8; N] {
+    let mut bytes = [0u8; N];
+    let size = ty.bytes() as usize;
+    for (src, to) in srcs.iter().zip(bytes.chunks_exact_mut(size)) {
+        match size {
+            4 => to.copy_from_slice(&registers.word(*src, lane).to_ne_bytes()),
+            8 => to.copy_from_slice(&registers.long(*src, lane).to_ne_bytes()),
+            16 => {
+                let Operand::Plane(plane) = *src else { continue };
+                to[..8].copy_from_slice(&registers.lane64(plane, lane).to_ne_bytes());
+                to[8..].copy_from_slice(&registers.lane64(plane + 2, lane).to_ne_bytes());
+            }
+            _ => to.copy_from_slice(&registers.word(*src, lane).to_ne_bytes()[..size]),
+        }
+    }
+    bytes
+}
+
+impl Step<'_, '_> {
+    /// Who accesses shared memory.
+    pub(super) fn access(&self, strong: bool) -> Access {
+        Access { warp: self.warp.index, line: self.line, strong }
+    }
+
+    /// `ld`.
+    pub(super) fn load(
+        &mut self,
+        space: Space,
+        ty: Type,
+        dsts: &[Option<Register>],
+        address: Address,
+        semantics: Semantics,
+    ) -> Outcome {
+        let addresses = self.addresses(address)?;
+        let strong = is_strong(semantics);
+        let mask = self.mask;
+        match space {
+            Space::Generic => self.each_space(addresses, |step, space, mask, addresses| {
+                step.cta.tally.instruction(match space {
+                    Space::Shared => Class::SharedLoad,
+                    Space::Local => Class::Local,
+                    Space::Param => Class::Other,
+                    _ => Class::GlobalLoad,
+                });
+                step.load_from(space, mask, ty, dsts, addresses, strong)
+            }),
+            space => self.load_from(space, mask, ty, dsts, addresses, strong),
+        }
+    }
+
+    /// Does a generic access space by space.
+    fn each_space(
+        &mut self,
+        addresses: [u64; 32],
+        mut access: impl FnMut(&mut Self, Space, u32, [u64; 32]) -> Outcome,
+    ) -> Outcome {
+        let (mut left, mut inside) = (self.mask, addresses);
+        while left != 0 {
+            let (space, _) = from_generic(addresses[left.trailing_zeros() as usize]);
+            let mut these = 0u32;
+            for lane in lanes(left) {
+                let (other, offset) = from_generic(addresses[lane]);
+                if other == space {
+                    these |= 1 << lane;
+                    inside[lane] = offset;
+                }
+            }
+            access(self, space, these, inside)?;
+            left &= !these;
+        }
+        Ok(())
+    }
+
+    fn load_from(
+        &mut self,
+        space: Space,
+        mask: u32,
+        ty: Type,
+        dsts: &[Option<Register>],
+        addresses: [u64; 32],
+        strong: bool,
+    ) -> Outcome {
+        let size = ty.bytes() * dsts.len() as u32;
+        match space {
+            Space::Global | Space::Const => {
+                let traffic =
+                    if space == Space::Global { Traffic::Load } else { Traffic::Uncounted };
+                let located = self.locate(mask, addresses, size, traffic)?;
+                self.known(mask, &located, size)?;
+                let memory = self.cta.grid.memory;
+                scatter(self.registers(), mask, ty, dsts, |lane, at, bytes| {
+                    memory.load(located.offsets[lane] + at, bytes)
+                });
+                Ok(())
+            }
+            Space::Shared => {
+                let places = self.shared_places(mask, &addresses, size)?;
+                self.cta.shared.load(self.access(strong), mask, &places, size)?;
+                if strong {
+                    lanes(mask).for_each(|l| self.cta.shared.learn(self.warp.index, places[l]));
+                }
+                self.cta.tally.shared(wavefronts(mask, &places, size));
+                let shared = &self.cta.shared;
+                let registers = &mut self.warp.frames[self.frame].registers;
+                scatter(registers, mask, ty, dsts, |lane, at, bytes| {
+                    shared.value(places[lane] + at as u32, bytes as u32)
+                });
+                Ok(())
+            }
+            Space::Param if self.warp.frames[self.frame].parent == NO_FRAME => {
+                self.load_param(mask, ty, dsts, addresses, size)
+            }
+            Space::Local | Space::Param | Space::CallParam | Space::Generic => {
+                self.load_private(space, mask, ty, dsts, addresses, size)
+            }
+        }
+    }
+
+    /// The parameters of the launch, which all lanes share.
+    fn load_param(
+        &mut self,
+        mask: u32,
+        ty: Type,
+        dsts: &[Option<Register>],
+        mut addresses: [u64; 32],
+        size: u32,
+    ) -> Outcome {
+        let params = &self.cta.grid.launch.params;
+        fill_idle(mask, &mut addresses);
+        let bad = addresses.iter().position(|a| {
+            a.checked_add(size.into()).is_none_or(|end| end > params.len() as u64)
+                || a % u64::from(size) != 0
+        });
+        if let Some(lane) = bad {
+            let detail = format!("{size} bytes of parameters, of which there are {}", params.len());
+            let violation = Violation::at(FaultKind::OutOfBounds, addresses[lane], detail);
+            return Err(Wrong::access(lane, violation));
+        }
+        scatter(self.registers(), mask, ty, dsts, |lane, at, bytes| {
+            let at = addresses[lane] as usize + at;
+            params[at..at + bytes].iter().rev().fold(0, |v, byte| v << 8 | u64::from(*byte))
+        });
+        Ok(())
+    }
+
+    /// Memory every lane has a copy of.
+    fn load_private(
+        &mut self,
+        space: Space,
+        mask: u32,
+        ty: Type,
+        dsts: &[Option<Register>],
+        addresses: [u64; 32],
+        size: u32,
+    ) -> Outcome {
+        let mut places = addresses.map(|a| u32::try_from(a).unwrap_or(u32::MAX));
+        fill_idle(mask, &mut places);
+        let frame = &mut self.warp.frames[self.frame];
+        let memory = match space {
+            Space::Local => &self.warp.local,
+            Space::Param => &frame.params,
+            _ => &frame.call,
+        };
+        for lane in lanes(mask) {
+            memory
+                .check(places[lane], size)
+                .and_then(|()| memory.readable(lane, places[lane], size))
+                .map_err(|violation| Wrong::access(lane, violation))?;
+        }
+        scatter(&mut frame.registers, mask, ty, dsts, |lane, at, bytes| {
+            memory.value(lane, places[lane] + at as u32, bytes as u32)
+        });
+        Ok(())
+    }
+
+    /// `st`.
+    pub(super) fn store(
+        &mut self,
+        space: Space,
+        ty: Type,
+        srcs: &[Operand],
+        address: Address,
+        semantics: Semantics,
+    ) -> Outcome {
+        let addresses = self.addresses(address)?;
+        let mask = self.mask;
+        match space {
+            Space::Generic => self.each_space(addresses, |step, space, mask, addresses| {
+                step.cta.tally.instruction(match space {
+                    Space::Shared => Class::SharedStore,
+                    Space::Local => Class::Local,
+                    _ => Class::GlobalStore,
+                });
+                step.store_to(space, mask, ty, srcs, addresses, semantics)
+            }),
+            space => self.store_to(space, mask, ty, srcs, addresses, semantics),
+        }
+    }
+
+    fn store_to(
+        &mut self,
+        space: Space,
+        mask: u32,
+        ty: Type,
+        srcs: &[Operand],
+        addresses: [u64; 32],
+        semantics: Semantics,
+    ) -> Outcome {
+        let size = ty.bytes() * srcs.len() as u32;
+        match space {
+            Space::Global => {
+                if is_strong(semantics) {
+                    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                }
+                let located = self.locate(mask, addresses, size, Traffic::Store)?;
+                self.cta.progress = self.cta.clock;
+                self.store_global(mask, &located, ty, srcs);
+                Ok(())
+            }
+            Space::Shared => {
+                let places = self.shared_places(mask, &addresses, size)?;
+                let registers = &self.warp.frames[self.frame].registers;
+                let by = self.access(is_strong(semantics));
+                self.cta
+                    .shared
+                    .store(by, mask, &places, size, |lane| gather(registers, ty, srcs, lane))?;
+                self.cta.progress = self.cta.clock;
+                self.cta.tally.shared(wavefronts(mask, &places, size));
+                self.published(mask, &places, semantics);
+                Ok(())
+            }
+            Space::Local | Space::Param | Space::CallParam => {
+                self.store_private(space, mask, ty, srcs, addresses, size)
+            }
+            Space::Const | Space::Generic => Err(Wrong::unsupported("a store to constant memory")),
+        }
+    }
+
+    fn store_global(&mut self, mask: u32, located: &Located, ty: Type, srcs: &[Operand]) {
+        let memory = self.cta.grid.memory;
+        let bytes = ty.bytes() as usize;
+        let size = bytes * srcs.len();
+        let registers = &self.warp.frames[self.frame].registers;
+        for (j, src) in srcs.iter().enumerate() {
+            let at = j * bytes;
+            match (bytes, *src) {
+                (16, Operand::Plane(plane)) => {
+                    for lane in lanes(mask) {
+                        let offset = located.offsets[lane] + at;
+                        memory.store(offset, 8, registers.lane64(plane, lane));
+                        memory.store(offset + 8, 8, registers.lane64(plane + 2, lane));
+                    }
+                }
+                (8, src) => {
+                    let values = registers.longs(src);
+                    for lane in lanes(mask) {
+                        memory.store(located.offsets[lane] + at, 8, values[lane]);
+                    }
+                }
+                (4, Operand::Plane(plane)) if mask == u32::MAX => {
+                    let values = &registers.planes[plane as usize];
+                    for (offset, value) in located.offsets.iter().zip(values) {
+                        memory.store(offset + at, 4, u64::from(*value));
+                    }
+                }
+                (bytes, src) => {
+                    let values = registers.words(src);
+                    for lane in lanes(mask) {
+                        memory.store(located.offsets[lane] + at, bytes, u64::from(values[lane]));
+                    }
+                }
+            }
+        }
+        if located.shape == Shape::Dense {
+            memory.set_written(located.offsets[0], size * 32, true);
+        } else {
+            lanes(mask).for_each(|lane| memory.mark(located.offsets[lane], size));
+        }
+    }
+
+    fn store_private(
+        &mut self,
+        space: Space,
+        mask: u32,
+        ty: Type,
+        srcs: &[Operand],
+        addresses: [u64; 32],
+        size: u32,
+    ) -> Outcome {
+        let frame = &mut self.warp.frames[self.frame];
+        let memory = match space {
+            Space::Local => &mut self.warp.local,
+            Space::Param => &mut frame.params,
+            _ => &mut frame.call,
+        };
+        for lane in lanes(mask) {
+            let place = u32::try_from(addresses[lane]).unwrap_or(u32::MAX);
+            memory.check(place, size).map_err(|violation| Wrong::access(lane, violation))?;
+            let bytes: [u8; 32] = gather(&frame.registers, ty, srcs, lane);
+            for (i, byte) in bytes[..size as usize].iter().enumerate() {
+                memory.store(lane, place + i as u32, 1, u64::from(*byte));
+            }
+        }
+        Ok(())
+    }
+
+    /// A strong shared write publishes what came before a fence; a plain store ends the fence.
+    pub(super) fn published(&mut self, mask: u32, places: &[u32; 32], semantics: Semantics) {
+        let releases = matches!(semantics, Semantics::Release | Semantics::AcqRel | Semantics::Sc);
+        if releases || (self.warp.fenced && is_strong(semantics)) {
+            lanes(mask).for_each(|l| self.cta.shared.publish(self.warp.index, places[l]));
+        } else if !is_strong(semantics) {
+            self.warp.fenced = false;
+        }
+    }
+
+    /// Shared addresses as 32-bit numbers; bounds are the memory's business.
+    #[inline]
+    pub(super) fn shared_places(
+        &self,
+        mask: u32,
+        addresses: &[u64; 32],
+        size: u32,
+    ) -> Outcome<[u32; 32]> {
+        let mut high = 0;
+        let mut places = [0u32; 32];
+        for (place, address) in places.iter_mut().zip(addresses) {
+            high |= address >> 32;
+            *place = *address as u32;
+        }
+        if high != 0 {
+            // Lanes that do not execute may hold anything.
+            if let Some(lane) = lanes(mask).find(|lane| addresses[*lane] >> 32 != 0) {
+                let detail = format!("{size} bytes that are not in shared memory");
+                let violation = Violation::at(FaultKind::OutOfBounds, addresses[lane], detail);
+                return Err(Wrong::access(lane, violation));
+            }
+        }
+        fill_idle(mask, &mut places);
+        Ok(places)
+    }
+
+    /// Checks a global access of `size` bytes a lane, counts it, and turns addresses into offsets.
+    #[inline]
+    pub(super) fn locate(
+        &mut self,
+        mask: u32,
+        mut addresses: [u64; 32],
+        size: u32,
+        traffic: Traffic,
+    ) -> Outcome<Located> {
+        fill_idle(mask, &mut addresses);
+        let shape = shape(mask, &addresses, size.into());
+        let mut survey = survey(shape, &addresses, size.into());
+        if survey.tops != 0 {
+            addresses = self.pinned(mask, addresses)?;
+            survey = self::survey(shape, &addresses, size.into());
+        }
+        if survey.bits & u64::from(size - 1) != 0 {
+            return Err(misaligned(mask, &addresses, size));
+        }
+        let way = self.pc as usize;
+        let slot = self.cta.tally.span(self.cta.grid.memory, way, survey.low, survey.bytes);
+        match slot {
+            Some(slot) => self.count(mask, &addresses, size, traffic, slot, shape),
+            None => self.locate_apart(mask, &addresses, size, traffic)?,
+        }
+        let offsets = addresses.map(|address| (address - GLOBAL_BASE) as usize);
+        Ok(Located { offsets, shape })
+    }
+
+    #[inline]
+    fn count(
+        &mut self,
+        mask: u32,
+        addresses: &[u64; 32],
+        size: u32,
+        traffic: Traffic,
+        slot: u32,
+        shape: Shape,
+    ) {
+        if traffic == Traffic::Uncounted {
+            return;
+        }
+        let (touched, ideal) = match shape {
+            Shape::Dense => {
+                let first = addresses[0];
+                ((((first + u64::from(size) * 32 - 1) >> 5) - (first >> 5) + 1) as u32, size)
+            }
+            Shape::Same => (1, 1),
+            Shape::Scattered => {
+                let count = sectors(mask, addresses, size);
+                (count.touched, count.ideal)
+            }
+        };
+        if traffic == Traffic::Load {
+            self.cta.tally.loaded(slot, touched);
+            self.cta.tally.load_request(ideal);
+        } else {
+            self.cta.tally.stored(slot, touched);
+        }
+    }
+
+    /// Lanes in several allocations, or some lane in none.
+    #[cold]
+    fn locate_apart(
+        &mut self,
+        mask: u32,
+        addresses: &[u64; 32],
+        size: u32,
+        traffic: Traffic,
+    ) -> Outcome {
+        let mut left = mask;
+        let mut first_part = true;
+        while left != 0 {
+            let lane = left.trailing_zeros() as usize;
+            let span = self
+                .cta
+                .grid
+                .memory
+                .span(addresses[lane], size.into())
+                .map_err(|violation| Wrong::access(lane, violation))?;
+            let mut these = 0u32;
+            for lane in lanes(left) {
+                these |= u32::from(span.holds(addresses[lane], size.into())) << lane;
+            }
+            left &= !these;
+            if traffic == Traffic::Uncounted {
+                continue;
+            }
+            let slot = self.cta.tally.slot(span.base);
+            let count = sectors(these, addresses, size);
+            if traffic == Traffic::Load {
+                self.cta.tally.loaded(slot, count.touched);
+                self.cta.tally.load_part(count.ideal, first_part);
+            } else {
+                self.cta.tally.stored(slot, count.touched);
+            }
+            first_part = false;
+        }
+        Ok(())
+    }
+
+    /// Replaces addresses of pinned host memory by the device's own for it.
+    #[cold]
+    fn pinned(&self, mask: u32, mut addresses: [u64; 32]) -> Outcome<[u64; 32]> {
+        let memory = self.cta.grid.memory;
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            if let Some(device) = memory.device_address(address) {
+                addresses[lane] = device;
+            } else if address < GLOBAL_BASE || address >> 48 != GLOBAL_BASE >> 48 {
+                let what = if address < 1 << 16 { "a null pointer" } else { "no device address" };
+                let detail = format!("{what}: {}", memory.describe(address));
+                let violation = Violation::at(FaultKind::OutOfBounds, address, detail);
+                return Err(Wrong::access(lane, violation));
+            }
+        }
+        fill_idle(mask, &mut addresses);
+        Ok(addresses)
+    }
+
+    /// Every byte the lanes read has been written.
+    #[inline]
+    pub(super) fn known(&self, mask: u32, located: &Located, size: u32) -> Outcome {
+        let memory = self.cta.grid.memory;
+        let size = size as usize;
+        let first = located.offsets[0];
+        let known = match located.shape {
+            Shape::Dense => memory.is_written(first, size * 32),
+            Shape::Same => memory.knows(first, size),
+            Shape::Scattered => false,
+        };
+        if known {
+            return Ok(());
+        }
+        for lane in lanes(mask) {
+            let offset = located.offsets[lane];
+            if !memory.knows(offset, size) {
+                let at = offset + memory.written_bits(offset, size).trailing_ones() as usize;
+                let address = GLOBAL_BASE + at as u64;
+                let detail = format!("{} was never written", memory.describe(address));
+                let violation = Violation::at(FaultKind::Uninitialised, address, detail);
+                return Err(Wrong::access(lane, violation));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the addresses of a warp have in common.
+struct Survey {
+    low: u64,
+    /// From the lowest to the end of the highest.
+    bytes: u64,
+    /// Every bit some address has.
+    bits: u64,
+    /// Zero when all are in global memory.
+    tops: u64,
+}
+
+#[inline]
+fn survey(shape: Shape, addresses: &[u64; 32], size: u64) -> Survey {
+    let top = |address: u64| (address >> 48) ^ (GLOBAL_BASE >> 48);
+    if shape != Shape::Scattered {
+        let (low, high) = (addresses[0], addresses[31]);
+        let bytes = if shape == Shape::Dense { size * 32 } else { size };
+        return Survey { low, bytes, bits: low, tops: top(low) | top(high) };
+    }
+    let (mut low, mut high, mut bits, mut tops) = (u64::MAX, 0, 0, 0);
+    for address in addresses {
+        low = low.min(*address);
+        high = high.max(*address);
+        bits |= *address;
+        tops |= top(*address);
+    }
+    Survey { low, bytes: (high - low).saturating_add(size), bits, tops }
+}
+
+#[cold]
+fn misaligned(mask: u32, addresses: &[u64; 32], size: u32) -> Box<Wrong> {
+    let off = |lane: &usize| addresses[*lane] & u64::from(size - 1) != 0;
+    let lane = lanes(mask).find(off).unwrap_or(0);
+    let detail = format!("{size} bytes of global memory must start at a multiple of {size}");
+    Wrong::access(lane, Violation::at(FaultKind::Misaligned, addresses[lane], detail))
+}
