@@ -106,6 +106,9 @@ pub enum DeviceError {
         /// The position of the row in its sequence.
         token: u32,
     },
+    /// The device cannot be used any more; every request on it ends with this.
+    #[error("the device is lost: {0}; restart the program")]
+    Lost(String),
     /// Anything else a device reports.
     #[error("device: {0}")]
     Failed(String),

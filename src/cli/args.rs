@@ -6,6 +6,8 @@
 //! `FORERUN_…`, and the flag wins. Whatever can be judged without loading a model is judged here.
 
 use super::{models, ui};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{CudaOptions, Overlap};
 use crate::engine::{
     DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking,
 };
@@ -16,6 +18,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use clap::builder::{FalseyValueParser, RangedU64ValueParser};
 use std::path::Path;
+#[cfg(feature = "cuda")]
+use std::path::PathBuf;
 
 /// Which two models run.
 #[derive(Debug, Clone, Args)]
@@ -106,6 +110,64 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     #[arg(env = "FORERUN_KV_CACHE_MEMORY_BYTES", hide_env_values = true)]
     pub(super) kv_cache_memory_bytes: Option<u64>,
+    /// Choices of the CUDA device.
+    #[cfg(feature = "cuda")]
+    #[command(flatten)]
+    pub(super) cuda: CudaArgs,
+}
+
+/// How a CUDA device is used.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "CUDA")]
+pub(super) struct CudaArgs {
+    /// Share of the device's memory that may be taken
+    #[arg(long, value_name = "SHARE", default_value_t = CudaOptions::default().memory_utilization)]
+    #[arg(env = "FORERUN_GPU_MEMORY_UTILIZATION", hide_env_values = true)]
+    #[arg(value_parser = parse_share)]
+    pub(super) gpu_memory_utilization: f64,
+    /// How the two models share the device: off (one pass at a time), stream or green-ctx
+    #[arg(long, value_name = "MODE", default_value = "stream")]
+    #[arg(env = "FORERUN_OVERLAP", hide_env_values = true)]
+    pub(super) overlap: Overlap,
+    /// Percent of the SMs the draft gets with --overlap green-ctx
+    #[arg(long, value_name = "PERCENT", default_value_t = CudaOptions::default().draft_sm_pct)]
+    #[arg(env = "FORERUN_DRAFT_SM_PCT", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(super) draft_sm_pct: u32,
+    /// Launch every kernel by itself instead of replaying CUDA graphs
+    #[arg(long, env = "FORERUN_ENFORCE_EAGER", hide_env_values = true)]
+    pub(super) enforce_eager: bool,
+    /// Driver library to open instead of the system's, such as the software GPU of the tests
+    #[arg(long, value_name = "PATH", env = "FORERUN_CUDA_DRIVER", hide_env_values = true)]
+    pub(super) cuda_driver: Option<PathBuf>,
+    /// Architecture to load kernels of, such as compute_80 [default: the best there is]
+    #[arg(long, value_name = "ARCH", env = "FORERUN_CUDA_IMAGE", hide_env_values = true)]
+    pub(super) cuda_image: Option<String>,
+}
+
+#[cfg(feature = "cuda")]
+impl CudaArgs {
+    /// Options of the device.
+    pub(super) fn options(&self) -> CudaOptions {
+        CudaOptions {
+            memory_utilization: self.gpu_memory_utilization,
+            overlap: self.overlap,
+            draft_sm_pct: self.draft_sm_pct,
+            graphs: !self.enforce_eager,
+            driver: self.cuda_driver.clone(),
+            image: self.cuda_image.clone(),
+            ..CudaOptions::default()
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("expected a number above 0 and at most 1, such as 0.9".into()),
+    }
 }
 
 impl EngineArgs {
@@ -114,6 +176,10 @@ impl EngineArgs {
         let mut options = EngineOptions::new(pair);
         options.device = self.device;
         options.threads = self.threads;
+        #[cfg(feature = "cuda")]
+        {
+            options.cuda = self.cuda.options();
+        }
         options.max_model_len = self.max_model_len;
         options.kv_cache_memory_bytes = self.kv_cache_memory_bytes;
         options.progress = Some(Box::new(ui::loading_bar()));

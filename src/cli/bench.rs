@@ -5,6 +5,8 @@ use super::models;
 use crate::bench::{self, Measurement, ModelFacts, Row};
 use crate::config;
 use crate::device::cpu::{CpuDevice, CpuOptions};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 use crate::device::reference::ReferenceDevice;
 use crate::device::{Device, KvType};
 use crate::engine::DeviceChoice;
@@ -52,6 +54,10 @@ pub(super) struct BenchArgs {
     #[arg(short = 't', long, value_name = "N", env = "FORERUN_THREADS", hide_env_values = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
     threads: Option<usize>,
+    /// Choices of the CUDA device.
+    #[cfg(feature = "cuda")]
+    #[command(flatten)]
+    cuda: super::args::CudaArgs,
 }
 
 impl BenchArgs {
@@ -75,8 +81,13 @@ impl BenchArgs {
             );
         }
         let measured = match self.device {
+            #[cfg(feature = "cuda")]
             DeviceChoice::Cuda => {
-                bail!("--device cuda: this build has no CUDA kernels; use --device cpu")
+                self.measure(CudaDevice::open(&self.cuda.options())?, &checkpoint, &rows)?
+            }
+            #[cfg(not(feature = "cuda"))]
+            DeviceChoice::Cuda => {
+                bail!("--device cuda: built without the feature `cuda`; use --device cpu")
             }
             DeviceChoice::Reference => {
                 self.measure(ReferenceDevice::new(KvType::F32), &checkpoint, &rows)?

@@ -12,19 +12,50 @@ use std::io::Write;
 pub(super) struct DevicesArgs {}
 
 impl DevicesArgs {
-    /// Prints one line per device.
+    /// Prints a few lines per device.
     pub(super) fn run(self) -> Result<()> {
         let cpu = CpuDevice::new(CpuOptions::default())?.info();
         let mut out = std::io::stdout().lock();
         let memory = ui::bytes(cpu.memory_bytes);
         let threads = if cpu.units == 1 { "thread" } else { "threads" };
         writeln!(out, "cpu        {}, {} {threads}, {memory} available", cpu.name, cpu.units)?;
-        writeln!(
-            out,
-            "cuda       built without CUDA kernels, which this version does not have yet; \
-             --device auto takes the CPU"
-        )?;
+        for (i, line) in cuda().into_iter().enumerate() {
+            writeln!(out, "{:<10} {line}", if i == 0 { "cuda" } else { "" })?;
+        }
         writeln!(out, "reference  plain f32 loops: slow, for comparing the others against")?;
         Ok(())
     }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Vec<String> {
+    vec!["built without CUDA support; fix: build with the feature `cuda`".to_owned()]
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Vec<String> {
+    use crate::device::cuda::{self, kernels::Built};
+
+    let Some(kernels) = cuda::kernels::built() else {
+        return vec![
+            "built without CUDA kernels: there was no nvcc; --device auto takes the CPU".to_owned(),
+            format!("fix: {}", Built::FIX),
+        ];
+    };
+    let driver = if cuda::driver_present() {
+        "a CUDA driver is there; --device cuda has only ever run on an emulator"
+    } else {
+        "no CUDA driver on this machine"
+    };
+    let (nvcc, ptx) = (kernels.nvcc, kernels.ptx_version());
+    // Machine code runs on every driver of the same major version; text needs the minor one too.
+    let release = nvcc.rsplit_once('.').map_or(nvcc, |(release, _)| release);
+    vec![
+        format!("{driver}; --device auto takes the CPU"),
+        format!("{} kernels for {}", kernels.count(), kernels.archs().join(", ")),
+        format!(
+            "by nvcc {nvcc}, PTX {ptx}: a GPU outside the sm_ numbers needs a driver for CUDA \
+             {release} or later"
+        ),
+    ]
 }

@@ -211,6 +211,17 @@ pub trait Device: Send + Sync + 'static {
     /// How keys and values are stored.
     fn kv_type(&self) -> KvType;
 
+    /// Bytes the device keeps of a matrix: those of the file, unless it has to widen the type.
+    fn matrix_bytes(&self, rows: usize, cols: usize, kind: BlockType) -> u64 {
+        (rows * kind.row_bytes(cols).unwrap_or(0)) as u64
+    }
+    /// Bytes a model takes beside its weights and the pool, for passes of `shape` up to `limits`.
+    fn pass_bytes(&self, shape: &Shape, limits: &PassLimits) -> u64 {
+        let row = shape.hidden + 2 * shape.heads * shape.head_dim + shape.ffn;
+        let rope = limits.positions * shape.head_dim;
+        4 * (limits.rows * row + limits.full_rows * shape.vocab + rope) as u64
+    }
+
     /// Takes memory. Only before [`Device::seal`].
     ///
     /// # Errors

@@ -86,15 +86,5 @@ pub(super) fn lay_out(
     Ok(layout)
 }
 
-/// Bytes of the activations a model takes for passes of `rows` rows.
-pub(super) fn workspace_bytes(
-    a: &crate::model::architecture::Architecture,
-    limits: crate::model::PassLimits,
-) -> u64 {
-    let row = a.hidden + 2 * a.heads * a.head_dim + a.ffn;
-    let rope = limits.positions * a.head_dim;
-    4 * (limits.rows * row + limits.full_rows * a.vocab + rope) as u64
-}
-
 /// The role whose weights are counted when both are the same file.
 pub(super) const SHARED_ROLE: Role = Role::Base;

@@ -31,6 +31,8 @@ pub(super) struct Runner<D: Device> {
     pub(super) sequences_max: usize,
     pub(super) waiting: VecDeque<Submission>,
     pub(super) live: Vec<Live>,
+    /// Why nothing can run any more.
+    pub(super) lost: Option<String>,
 }
 
 /// One model's pass of an engine step.
@@ -51,6 +53,7 @@ impl<D: Device> Runner<D> {
             for pass in passes {
                 self.collect(&pass);
             }
+            self.end_if_lost();
             self.retire();
         }
     }
@@ -77,6 +80,9 @@ impl<D: Device> Runner<D> {
     /// Gives waiting requests a place, in order, while pages for their whole length can be
     /// promised.
     fn admit(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
         while self.live.len() < self.sequences_max {
             let promised: usize = self.live.iter().map(|l| l.pages_promised).sum();
             let fits = |s: &Submission| promised + s.pages_promised <= self.pool.layout().pages();
@@ -174,8 +180,23 @@ impl<D: Device> Runner<D> {
         }
     }
 
+    /// Ends every request, waiting ones too, once the device is lost.
+    fn end_if_lost(&mut self) {
+        let Some(why) = &self.lost else { return };
+        let error = || RequestError::Device(DeviceError::Lost(why.clone()));
+        for live in &mut self.live {
+            live.finished = Some(Err(error()));
+        }
+        for submission in std::mem::take(&mut self.waiting) {
+            Live::new(submission).emit(Event::Failed(error()));
+        }
+    }
+
     /// Ends every request that took part in a failed pass.
     fn fail(&mut self, slots: &[Slot], error: &DeviceError) {
+        if let DeviceError::Lost(why) = error {
+            self.lost = Some(why.clone());
+        }
         for slot in slots {
             let again = || match error {
                 DeviceError::NonFinite { model, layer, token } => DeviceError::NonFinite {
@@ -183,6 +204,7 @@ impl<D: Device> Runner<D> {
                     layer: layer.clone(),
                     token: *token,
                 },
+                DeviceError::Lost(why) => DeviceError::Lost(why.clone()),
                 other => DeviceError::Failed(other.to_string()),
             };
             self.live[slot.live].finished = Some(Err(RequestError::Device(again())));

@@ -8,6 +8,8 @@ use super::runner::Runner;
 use super::{Engine, live::Vocabulary};
 use crate::config;
 use crate::device::cpu::{CpuDevice, CpuOptions};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::device::reference::ReferenceDevice;
 use crate::device::{Device, Element, KvType};
 use crate::error::{DeviceError, EngineError, LoadError};
@@ -67,6 +69,9 @@ pub struct EngineOptions {
     pub device: DeviceChoice,
     /// CPU threads; all physical cores by default.
     pub threads: Option<usize>,
+    /// Choices of the CUDA device.
+    #[cfg(feature = "cuda")]
+    pub cuda: CudaOptions,
     /// The context of both models; by default the smaller of theirs, at most
     /// [`config::MODEL_LEN_MAX`].
     pub max_model_len: Option<u32>,
@@ -88,6 +93,8 @@ impl EngineOptions {
             pair,
             device: DeviceChoice::default(),
             threads: None,
+            #[cfg(feature = "cuda")]
+            cuda: CudaOptions::default(),
             max_model_len: None,
             kv_cache_memory_bytes: None,
             sequences_max: config::SEQUENCES_MAX,
@@ -109,9 +116,12 @@ struct Opened {
 pub(super) fn start(options: EngineOptions) -> Result<Engine, EngineError> {
     let opened = open(&options.pair)?;
     match options.device {
+        #[cfg(feature = "cuda")]
+        DeviceChoice::Cuda => launch(CudaDevice::open(&options.cuda)?, options, opened),
+        #[cfg(not(feature = "cuda"))]
         DeviceChoice::Cuda => Err(EngineError::Device(DeviceError::Unavailable {
             device: "cuda".into(),
-            reason: "this build has no CUDA kernels; use --device cpu".into(),
+            reason: "built without the feature `cuda`; use --device cpu".into(),
         })),
         DeviceChoice::Reference => launch(ReferenceDevice::new(KvType::F32), options, opened),
         DeviceChoice::Auto | DeviceChoice::Cpu => {
@@ -205,18 +215,18 @@ fn launch<D: Device>(
         })
     });
     let mut plan = MemoryPlan {
-        weights_bytes: opened
-            .checkpoints
-            .each_ref()
-            .map(|c| c.as_ref().map_or(0, |c| c.file_bytes())),
-        workspace_bytes: opened
-            .checkpoints
-            .each_ref()
-            .map(|c| c.as_ref().map_or(0, |c| memory::workspace_bytes(c.architecture(), limits))),
+        weights_bytes: [0; 2],
+        workspace_bytes: [0; 2],
         pool_bytes: 0,
         available_bytes: info.memory_bytes,
         pool: String::new(),
     };
+    for role in Role::ALL {
+        let Some(checkpoint) = &opened.checkpoints[role.index()] else { continue };
+        plan.weights_bytes[role.index()] = Weights::planned_bytes(&device, checkpoint)?;
+        let shape = checkpoint.architecture().shape();
+        plan.workspace_bytes[role.index()] = device.pass_bytes(&shape, &limits);
+    }
     if opened.shared {
         plan.weights_bytes[1 - memory::SHARED_ROLE.index()] = 0;
     }
@@ -255,6 +265,7 @@ fn launch<D: Device>(
         sequences_max: options.sequences_max,
         waiting: VecDeque::new(),
         live: vec![],
+        lost: None,
     };
     let thread = std::thread::Builder::new()
         .name("forerun-engine".into())

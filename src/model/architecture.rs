@@ -9,6 +9,7 @@
 use std::f64::consts::PI;
 
 use super::file_bytes::Blame;
+use crate::device::Shape;
 use crate::error::LoadError;
 
 /// The family decides the variant of the layer.
@@ -150,6 +151,23 @@ pub(super) fn yarn_mscale(scale: f64, mscale: f64) -> f64 {
 }
 
 impl Architecture {
+    /// The sizes operations need; pages are the pool's to choose and zero here.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        Shape {
+            hidden: self.hidden,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            ffn: self.ffn,
+            vocab: self.vocab,
+            rms_eps: self.rms_eps,
+            layers: self.layers,
+            page_tokens: 0,
+            page_bytes: 0,
+        }
+    }
+
     /// The `D/2` inverse frequencies (radians per position) and the factor to multiply cosine and
     /// sine by. Computed in f64 and rounded once.
     #[must_use]

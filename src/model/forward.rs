@@ -59,16 +59,9 @@ impl<D: Device> Model<D> {
     ) -> Result<Self, DeviceError> {
         let a = &architecture;
         let shape = Shape {
-            hidden: a.hidden,
-            heads: a.heads,
-            kv_heads: a.kv_heads,
-            head_dim: a.head_dim,
-            ffn: a.ffn,
-            vocab: a.vocab,
-            rms_eps: a.rms_eps,
-            layers: a.layers,
             page_tokens: layout.page_tokens(role),
             page_bytes: layout.page_bytes() as usize,
+            ..a.shape()
         };
         let buffer = |width: usize, what: &str| {
             device.buffer(limits.rows * width, Element::Activation, &format!("{what} of {name}"))

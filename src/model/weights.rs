@@ -57,6 +57,24 @@ impl<D: Device> Weights<D> {
         })
     }
 
+    /// Bytes that [`Weights::load`] will take from `device`.
+    ///
+    /// # Errors
+    /// If a tensor is missing.
+    pub fn planned_bytes(device: &D, checkpoint: &Checkpoint) -> Result<u64, LoadError> {
+        use TensorName as T;
+        let a = checkpoint.architecture();
+        let layer = |l| [T::Q(l), T::K(l), T::V(l), T::O(l), T::Gate(l), T::Up(l), T::Down(l)];
+        let whole = [T::Embed].into_iter().chain((!a.tied_head).then_some(T::Head));
+        let mut bytes = checkpoint.file_bytes();
+        for name in whole.chain((0..a.layers).flat_map(layer)) {
+            let tensor = checkpoint.tensor(name)?;
+            bytes += device.matrix_bytes(tensor.rows, tensor.cols, tensor.kind);
+            bytes -= tensor.bytes.len() as u64;
+        }
+        Ok(bytes)
+    }
+
     /// The token embedding, `[V, C]`.
     #[must_use]
     pub fn embed(&self) -> &D::Matrix {

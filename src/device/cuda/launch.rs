@@ -50,3 +50,11 @@ impl Launch {
         &self.params
     }
 }
+
+impl std::fmt::Display for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [x, y, z] = self.grid;
+        let (threads, shared) = (self.threads, self.shared_bytes);
+        write!(f, "{} <{x} x {y} x {z}, {threads} threads, {shared} B shared>", self.kernel)
+    }
+}

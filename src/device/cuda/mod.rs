@@ -1,8 +1,650 @@
 //! The CUDA device: hand-written kernels, driven through the driver API.
 //!
-//! `launch` describes one kernel launch as a value; the operation files build launches; the stream
-//! runs them. Read next: `launch`, then `kernels/common/batch.cuh` for what a kernel sees.
-#![allow(dead_code, reason = "operations land before the device that enqueues them")]
+//! An operation builds one or two `launch::Launch`es from sizes and addresses (`ops`) and hands
+//! them to its stream, which runs a whole pass at [`Device::submit`], as a graph where it has seen
+//! the pass before. Memory is taken at start-up (`arena`), batches go up in one copy
+//! (`staging`), results come down in one. Invariant: between `stage` and `collect` the host waits
+//! for nothing.
+//! Read next: `launch`, then `kernels/common/batch.cuh` for what a kernel sees.
 
+mod arena;
+mod driver;
+mod graph;
+mod green;
+#[allow(dead_code, reason = "tests/cuda_build.rs includes this file for the rest")]
+pub(crate) mod kernels;
 mod launch;
 mod layout;
+mod modules;
+mod ops;
+mod options;
+mod pack;
+mod plan;
+#[cfg(test)]
+mod samples;
+mod staging;
+mod stream;
+
+use super::{
+    BlockType, Device, DeviceInfo, Element, GateUpWeights, HeadWeights, KvType, Linear, MatrixView,
+    PageCopy, PassLimits, QkvWeights, RaggedBatch, Results, Shape,
+};
+use crate::error::DeviceError;
+use crate::ids::Role;
+use arena::Arena;
+use driver::{Context, Pinned, Queue};
+use green::Partition;
+use half::bf16;
+use launch::Launch;
+use layout::Address;
+use modules::Modules;
+use ops::attention::{AttentionBuffers, AttentionOp};
+use ops::copy::{self, CopyEntry};
+use ops::embed::{EmbedParams, embed};
+use ops::gate_up::{GateUpParams, gate_up};
+use ops::head::{self, HeadParams};
+use ops::labels::{LabelsParams, labels};
+use ops::matrix::Matrix;
+use ops::project::{ProjectParams, project};
+use ops::qkv::{self, QkvParams};
+use ops::rope_append::{RopeAppendBuffers, rope_append};
+use ops::sample::{Cut, SampleSource, launch_sample};
+pub use options::CudaOptions;
+use pack::Packing;
+use plan::PlanLimits;
+pub use staging::CudaBatch;
+use staging::{Buckets, bucket};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+pub use stream::Overlap;
+use stream::{LastPass, Stream};
+
+/// Bytes of a stream's staged batch: rows, page tables and sampling histories of the largest pass.
+const BLOB_BYTES: usize = 4 << 20;
+/// Partial attention states of a pass (one row, one split of the keys, all heads).
+const PARTIALS_MAX: usize = 1024;
+/// Page copies one launch makes.
+const COPIES_MAX: usize = 1024;
+/// Their number, padded, and the list.
+const COPIES_BYTES: usize = 16 + COPIES_MAX * size_of::<CopyEntry>();
+
+/// What streams need to stay alive.
+struct Shared {
+    arena: Arena,
+    modules: Arc<Modules>,
+    partition: Option<Partition>,
+    last_pass: Option<LastPass>,
+    options: CudaOptions,
+    /// Bytes that block types without a kernel of their own cost.
+    widened_bytes: AtomicU64,
+    context: Arc<Context>,
+}
+
+/// An NVIDIA GPU.
+pub struct CudaDevice(Arc<Shared>);
+
+/// Writable device memory.
+#[derive(Debug)]
+pub struct CudaBuffer {
+    address: Address,
+    element: Element,
+}
+
+/// A packed matrix; its type may be wider than the file's.
+#[derive(Debug)]
+pub struct CudaMatrix(Matrix);
+
+/// A vector of f32.
+#[derive(Debug)]
+pub struct CudaVector(Address);
+
+/// A model's stream and the scratch memory of its passes.
+pub struct CudaStream {
+    stream: RefCell<Stream>,
+    shape: Shape,
+    rows_max: usize,
+    scratch: Scratch,
+    limits: PlanLimits,
+    /// Page copies on their way to the device.
+    copies: RefCell<Pinned>,
+    // Last, so that the memory outlives the stream.
+    _shared: Arc<Shared>,
+}
+
+/// Addresses of memory only kernels see.
+#[derive(Debug, Clone, Copy)]
+struct Scratch {
+    /// Sums of `qkv` before they are rounded, f32 `[T, (H + 2 G) D]`.
+    qkv: Address,
+    /// Partial attention states.
+    partials: Address,
+    /// Summaries of logits, one a head and CTA.
+    summaries: Address,
+    /// The logits that log-probabilities ask about, one a head.
+    targets: Address,
+    /// What a draw leaves for acceptance, one a sample.
+    cuts: Address,
+    /// Page copies.
+    copies: Address,
+    /// One integer.
+    found: Address,
+}
+
+/// Room for what heads and samplers leave, on the device and on the host.
+pub struct CudaResults {
+    address: Address,
+    host: Pinned,
+}
+
+/// Whether this program was built with kernels.
+#[must_use]
+pub fn has_kernels() -> bool {
+    kernels::built().is_some()
+}
+
+/// Whether this machine has a CUDA driver. To be asked before anything else of one: without the
+/// library, calls into it panic.
+pub(crate) fn driver_present() -> bool {
+    // SAFETY: opens the system's driver library and closes it again; what it runs on being opened
+    // depends on nothing of ours.
+    unsafe { cudarc::driver::sys::is_culib_present() }
+}
+
+impl CudaDevice {
+    /// Opens the driver and loads the kernels.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] when there is no driver, no device, no kernel for it, or no
+    /// such overlap mode.
+    pub fn open(options: &CudaOptions) -> Result<Self, DeviceError> {
+        let context = Context::open(options.ordinal, options.driver.as_deref())?;
+        let modules = Arc::new(Modules::load(&context, options.image.as_deref())?);
+        let (free, all) = context.memory()?;
+        let limit = ((all as f64 * options.memory_utilization) as u64).min(free);
+        let partition = match options.overlap {
+            Overlap::GreenContexts => Some(Partition::new(&context, options.draft_sm_pct)?),
+            Overlap::Off | Overlap::Stream => None,
+        };
+        if let Some(partition) = &partition {
+            let [draft, base] = partition.sms();
+            tracing::info!("green contexts: {draft} SMs for the draft, {base} for the base");
+        }
+        tracing::info!("{}: kernels for {:?}", context.properties.name, modules.archs);
+        Ok(Self(Arc::new(Shared {
+            arena: Arena::new(&context, limit),
+            modules,
+            partition,
+            last_pass: (options.overlap == Overlap::Off).then(LastPass::default),
+            options: options.clone(),
+            widened_bytes: AtomicU64::new(0),
+            context,
+        })))
+    }
+}
+
+/// Sizes of a model's scratch memory, in bytes.
+struct ScratchSizes {
+    qkv: usize,
+    partials: usize,
+    summaries: usize,
+    targets: usize,
+}
+
+impl ScratchSizes {
+    fn of(shape: &Shape, limits: &PassLimits) -> Self {
+        let Shape { heads, kv_heads, head_dim, vocab, .. } = *shape;
+        let rows = bucket(limits.rows);
+        let vocab_heads = bucket(heads_max(limits));
+        Self {
+            qkv: qkv::sums_bytes(rows, heads, kv_heads, head_dim),
+            partials: AttentionOp::partial_bytes(shape, PARTIALS_MAX),
+            summaries: head::summaries_bytes(vocab_heads, vocab),
+            targets: head::targets_bytes(vocab_heads),
+        }
+    }
+}
+
+/// Heads over the whole vocabulary of one pass: a few for each row.
+fn heads_max(limits: &PassLimits) -> usize {
+    2 * limits.rows + limits.full_rows
+}
+
+/// Bytes of the results of one pass.
+fn results_bytes(limits: &PassLimits) -> usize {
+    let heads = bucket(2 * heads_max(limits)) * size_of::<layout::HeadOut>();
+    let labels = bucket(limits.rows * staging::LABELS_MAX) * size_of::<f32>();
+    let samples = bucket(limits.full_rows) * size_of::<layout::SampleOut>();
+    heads + labels + samples
+}
+
+fn address_of(vector: Option<&CudaVector>) -> Address {
+    vector.map_or(Address::default(), |v| v.0)
+}
+
+impl Device for CudaDevice {
+    type Buffer = CudaBuffer;
+    type Matrix = CudaMatrix;
+    type Vector = CudaVector;
+    type Stream = CudaStream;
+    type Batch = CudaBatch;
+    type Results = CudaResults;
+
+    fn info(&self) -> DeviceInfo {
+        let properties = &self.0.context.properties;
+        DeviceInfo {
+            kind: "cuda",
+            name: properties.name.clone(),
+            units: properties.sms,
+            memory_bytes: self.0.arena.available_bytes(),
+        }
+    }
+
+    fn kv_type(&self) -> KvType {
+        KvType::Bf16
+    }
+
+    fn matrix_bytes(&self, rows: usize, cols: usize, kind: BlockType) -> u64 {
+        Packing::new(rows, cols, kind).bytes() as u64
+    }
+
+    fn pass_bytes(&self, shape: &Shape, limits: &PassLimits) -> u64 {
+        let scratch = ScratchSizes::of(shape, limits);
+        let row = shape.hidden + 2 * shape.heads * shape.head_dim + shape.ffn;
+        let bytes = 2 * limits.rows * row
+            + 4 * (limits.full_rows * shape.vocab + limits.positions * shape.head_dim)
+            + scratch.qkv
+            + scratch.partials
+            + scratch.summaries
+            + scratch.targets
+            + BLOB_BYTES
+            + COPIES_BYTES
+            + bucket(limits.full_rows) * size_of::<Cut>()
+            + results_bytes(limits);
+        bytes as u64
+    }
+
+    fn buffer(
+        &self,
+        count: usize,
+        element: Element,
+        what: &str,
+    ) -> Result<CudaBuffer, DeviceError> {
+        let element_bytes = match element {
+            Element::Activation => size_of::<bf16>(),
+            Element::Logit => size_of::<f32>(),
+            Element::KvByte => 1,
+        };
+        Ok(CudaBuffer { address: self.0.arena.take(count * element_bytes, what)?, element })
+    }
+
+    fn matrix(&self, view: MatrixView<'_>) -> Result<CudaMatrix, DeviceError> {
+        let packing = Packing::new(view.rows, view.cols, view.kind);
+        self.0.widened_bytes.fetch_add(packing.widening_bytes() as u64, Ordering::Relaxed);
+        let address = self.0.arena.take(packing.bytes(), view.name)?;
+        arena::upload_now(address, &packing.pack(&view), view.name)?;
+        Ok(CudaMatrix(Matrix::new(address, &packing)))
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<CudaVector, DeviceError> {
+        let address = self.0.arena.take(size_of_val(values), "vector")?;
+        arena::upload_now(address, bytemuck::cast_slice(values), "vector")?;
+        Ok(CudaVector(address))
+    }
+
+    fn results(&self, limits: &PassLimits) -> Result<CudaResults, DeviceError> {
+        let bytes = results_bytes(limits);
+        let address = self.0.arena.take(bytes, "results")?;
+        // Results are laid out in classes of sizes; what lies between them is copied, never read.
+        arena::zero_now(address, bytes)?;
+        Ok(CudaResults { address, host: Pinned::new(&self.0.context, bytes)? })
+    }
+
+    fn stream(
+        &self,
+        role: Role,
+        shape: &Shape,
+        limits: &PassLimits,
+    ) -> Result<CudaStream, DeviceError> {
+        let shared = &self.0;
+        AttentionOp::new(shape)?;
+        let (context, name) = (&shared.context, role.name());
+        context.bind()?;
+        let queue = match &shared.partition {
+            Some(partition) => partition.queue(context, role, name)?,
+            None => Queue::new(context, name, role == Role::Draft)?,
+        };
+        let take =
+            |bytes: usize, what: &str| shared.arena.take(bytes, &format!("{what} of {name}"));
+        let sizes = ScratchSizes::of(shape, limits);
+        let scratch = Scratch {
+            qkv: take(sizes.qkv, "query, key and value sums")?,
+            partials: take(sizes.partials, "partial attention")?,
+            summaries: take(sizes.summaries, "head summaries")?,
+            targets: take(sizes.targets, "head targets")?,
+            cuts: take(bucket(limits.full_rows) * size_of::<Cut>(), "sampling cuts")?,
+            copies: take(COPIES_BYTES, "page copies")?,
+            found: take(size_of::<i32>(), "row found")?,
+        };
+        let blob = (take(BLOB_BYTES, "staged batch")?, BLOB_BYTES);
+        let (modules, last) = (shared.modules.clone(), shared.last_pass.clone());
+        let copies = Pinned::new(context, COPIES_BYTES)?;
+        Ok(CudaStream {
+            stream: RefCell::new(Stream::new(
+                context,
+                queue,
+                modules,
+                blob,
+                shared.options.graphs,
+                last,
+            )?),
+            shape: *shape,
+            rows_max: limits.rows,
+            scratch,
+            limits: PlanLimits {
+                partials: PARTIALS_MAX,
+                // Two CTAs of attention fit on an SM.
+                concurrent_ctas: 2 * context.properties.sms,
+            },
+            copies: RefCell::new(copies),
+            _shared: shared.clone(),
+        })
+    }
+
+    fn seal(&self) {
+        let widened = self.0.widened_bytes.load(Ordering::Relaxed);
+        if widened > 0 {
+            tracing::warn!(
+                "some weights have a type without a CUDA kernel and were widened: {widened} bytes \
+                 more than in their files"
+            );
+        }
+        self.0.arena.seal();
+    }
+
+    fn stage(&self, stream: &CudaStream, batch: RaggedBatch) -> Result<CudaBatch, DeviceError> {
+        self.0.context.bind()?;
+        assert!(batch.rows() <= stream.rows_max, "{} rows of {}", batch.rows(), stream.rows_max);
+        let inner = &mut *stream.stream.borrow_mut();
+        let base = inner.blob;
+        let staged =
+            CudaBatch::stage(batch, &stream.shape, &stream.limits, inner.staging()?, base)?;
+        inner.stage(staged.bytes);
+        Ok(staged)
+    }
+
+    fn embed(
+        &self,
+        stream: &CudaStream,
+        table: &CudaMatrix,
+        batch: &CudaBatch,
+        hidden: &mut CudaBuffer,
+    ) -> Result<(), DeviceError> {
+        let params = EmbedParams { batch: batch.view, table: table.0, hidden: hidden.address };
+        stream.enqueue([embed(batch.buckets.rows, &params)]);
+        Ok(())
+    }
+
+    fn qkv(
+        &self,
+        stream: &CudaStream,
+        shape: &Shape,
+        layer: usize,
+        weights: &QkvWeights<Self>,
+        rope: &CudaVector,
+        batch: &CudaBatch,
+        hidden: &CudaBuffer,
+        q: &mut CudaBuffer,
+        pool: &mut CudaBuffer,
+    ) -> Result<(), DeviceError> {
+        let (rows, sums) = (batch.buckets.rows, stream.scratch.qkv);
+        let params = QkvParams {
+            batch: batch.view,
+            q: weights.q.matrix.0,
+            k: weights.k.matrix.0,
+            v: weights.v.matrix.0,
+            q_bias: address_of(weights.q.bias.as_ref()),
+            k_bias: address_of(weights.k.bias.as_ref()),
+            v_bias: address_of(weights.v.bias.as_ref()),
+            norm: weights.norm.0,
+            hidden: hidden.address,
+            y: sums,
+            eps: shape.rms_eps,
+            reserved: 0,
+        };
+        let buffers = RopeAppendBuffers {
+            batch: batch.view,
+            y: sums,
+            rope: rope.0,
+            q_norm: address_of(weights.q_norm.as_ref()),
+            k_norm: address_of(weights.k_norm.as_ref()),
+            q: q.address,
+            pool: pool.address,
+        };
+        let append = rope_append(rows, shape, layer, &buffers);
+        stream.enqueue([qkv::qkv(rows, &params), append]);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        stream: &CudaStream,
+        shape: &Shape,
+        layer: usize,
+        batch: &CudaBatch,
+        q: &CudaBuffer,
+        pool: &CudaBuffer,
+        out: &mut CudaBuffer,
+    ) -> Result<(), DeviceError> {
+        let op = AttentionOp::new(shape)?;
+        let buffers = AttentionBuffers {
+            batch: batch.view,
+            q: q.address,
+            pool: pool.address,
+            out: out.address,
+            partials: stream.scratch.partials,
+        };
+        let items = batch.buckets.attention_work as u32;
+        stream.enqueue([op.launch(layer, &buffers, PARTIALS_MAX, items)]);
+        if batch.buckets.partials {
+            let rows = batch.buckets.rows as u32;
+            stream.enqueue([op.launch_combine(&buffers, PARTIALS_MAX, rows)]);
+        }
+        Ok(())
+    }
+
+    fn project(
+        &self,
+        stream: &CudaStream,
+        weights: &Linear<Self>,
+        batch: &CudaBatch,
+        x: &CudaBuffer,
+        hidden: &mut CudaBuffer,
+    ) -> Result<(), DeviceError> {
+        let params = ProjectParams {
+            batch: batch.view,
+            weights: weights.matrix.0,
+            bias: address_of(weights.bias.as_ref()),
+            x: x.address,
+            hidden: hidden.address,
+        };
+        stream.enqueue([project(batch.buckets.rows, &params)]);
+        Ok(())
+    }
+
+    fn gate_up(
+        &self,
+        stream: &CudaStream,
+        shape: &Shape,
+        weights: &GateUpWeights<Self>,
+        batch: &CudaBatch,
+        hidden: &CudaBuffer,
+        act: &mut CudaBuffer,
+    ) -> Result<(), DeviceError> {
+        let params = GateUpParams {
+            batch: batch.view,
+            gate: weights.gate.0,
+            up: weights.up.0,
+            norm: weights.norm.0,
+            hidden: hidden.address,
+            act: act.address,
+            eps: shape.rms_eps,
+            reserved: 0,
+        };
+        stream.enqueue([gate_up(batch.buckets.rows, &params)]);
+        Ok(())
+    }
+
+    fn head(
+        &self,
+        stream: &CudaStream,
+        shape: &Shape,
+        weights: &HeadWeights<'_, Self>,
+        batch: &CudaBatch,
+        hidden: &CudaBuffer,
+        logits: &mut CudaBuffer,
+        results: &mut CudaResults,
+    ) -> Result<(), DeviceError> {
+        let (to, bytes) = batch.results(results.address);
+        assert!(bytes <= results.host.bytes().len(), "{bytes} bytes of results");
+        let (norm, weights, eps) = (weights.norm.0, weights.matrix.0, shape.rms_eps);
+        let (view, hidden, scratch) = (batch.view, hidden.address, &stream.scratch);
+        let Buckets { vocab_heads, label_heads, .. } = batch.buckets;
+        if vocab_heads > 0 {
+            let params = HeadParams {
+                batch: view,
+                weights,
+                norm,
+                hidden,
+                logits: logits.address,
+                summaries: scratch.summaries,
+                targets: scratch.targets,
+                eps,
+                reserved: 0,
+            };
+            stream.enqueue(head::head(vocab_heads, &params, to));
+        }
+        if label_heads > 0 {
+            let batch = view;
+            let params =
+                LabelsParams { batch, results: to, weights, norm, hidden, eps, reserved: 0 };
+            stream.enqueue([labels(label_heads, &params)]);
+        }
+        Ok(())
+    }
+
+    fn sample(
+        &self,
+        stream: &CudaStream,
+        batch: &CudaBatch,
+        logits: &CudaBuffer,
+        results: &mut CudaResults,
+    ) -> Result<(), DeviceError> {
+        if batch.buckets.samples > 0 {
+            let source = SampleSource {
+                samples: batch.view.samples,
+                edits: batch.edits,
+                allowed: batch.allowed,
+                logits: logits.address,
+                vocab: stream.shape.vocab as i32,
+                reserved: 0,
+            };
+            let to = batch.results(results.address).0.samples;
+            let samples = batch.buckets.samples as u32;
+            stream.enqueue([launch_sample(batch.view, source, to, stream.scratch.cuts, samples)]);
+        }
+        Ok(())
+    }
+
+    fn submit(&self, stream: &CudaStream) -> Result<(), DeviceError> {
+        self.0.context.bind()?;
+        stream.stream.borrow_mut().submit()
+    }
+
+    fn copy_pages(
+        &self,
+        stream: &CudaStream,
+        shape: &Shape,
+        copies: &[PageCopy],
+        pool: &mut CudaBuffer,
+    ) -> Result<(), DeviceError> {
+        self.0.context.bind()?;
+        let inner = &mut *stream.stream.borrow_mut();
+        for part in copies.chunks(COPIES_MAX) {
+            // The list of the part before may still be on its way.
+            inner.finish()?;
+            let mut host = stream.copies.borrow_mut();
+            let entries: Vec<CopyEntry> = part.iter().map(CopyEntry::from).collect();
+            let (count, list) = host.bytes_mut().split_at_mut(16);
+            count[..4].copy_from_slice(&(entries.len() as i32).to_le_bytes());
+            let bytes: &[u8] = bytemuck::cast_slice(&entries);
+            list[..bytes.len()].copy_from_slice(bytes);
+            let at = stream.scratch.copies;
+            inner.upload(at, &host, 16 + bytes.len())?;
+            let max = bucket(entries.len()) as u32;
+            inner.enqueue([copy::launch_copy_rows(shape, at, at.offset(16), pool.address, max)]);
+            inner.submit()?;
+        }
+        Ok(())
+    }
+
+    fn collect(
+        &self,
+        stream: &CudaStream,
+        batch: &CudaBatch,
+        results: &mut CudaResults,
+    ) -> Result<Results, DeviceError> {
+        self.0.context.bind()?;
+        let (_, bytes) = batch.results(results.address);
+        stream.stream.borrow_mut().fetch(&mut results.host, results.address, bytes)?;
+        Ok(batch.read(results.host.bytes()))
+    }
+
+    fn read(
+        &self,
+        stream: &CudaStream,
+        buffer: &CudaBuffer,
+        start: usize,
+        count: usize,
+    ) -> Result<Vec<f32>, DeviceError> {
+        self.0.context.bind()?;
+        stream.stream.borrow_mut().finish()?;
+        if buffer.element == Element::Logit {
+            let mut values = vec![0.0_f32; count];
+            let at = buffer.address.offset(start * size_of::<f32>());
+            arena::download_now(bytemuck::cast_slice_mut(&mut values), at)?;
+            return Ok(values);
+        }
+        let mut values = vec![bf16::ZERO; count];
+        let at = buffer.address.offset(start * size_of::<bf16>());
+        arena::download_now(bytemuck::cast_slice_mut(&mut values), at)?;
+        Ok(values.into_iter().map(bf16::to_f32).collect())
+    }
+
+    fn first_non_finite(
+        &self,
+        stream: &CudaStream,
+        buffer: &CudaBuffer,
+        rows: usize,
+        width: usize,
+    ) -> Result<Option<usize>, DeviceError> {
+        self.0.context.bind()?;
+        let inner = &mut *stream.stream.borrow_mut();
+        inner.finish()?;
+        let found = stream.scratch.found;
+        arena::upload_now(found, &copy::ALL_FINITE.to_le_bytes(), "row found")?;
+        let wide = buffer.element == Element::Logit;
+        inner.enqueue([copy::launch_first_non_finite(buffer.address, found, rows, width, wide)]);
+        inner.finish()?;
+        let mut bytes = [0; 4];
+        arena::download_now(&mut bytes, found)?;
+        let first = i32::from_le_bytes(bytes);
+        Ok((first != copy::ALL_FINITE).then_some(first as usize))
+    }
+}
+
+impl CudaStream {
+    fn enqueue(&self, launches: impl IntoIterator<Item = Launch>) {
+        self.stream.borrow_mut().enqueue(launches);
+    }
+}

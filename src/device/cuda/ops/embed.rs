@@ -1,0 +1,31 @@
+//! Launches of `kernels/embed.cu`: embedding rows to hidden states.
+
+use super::super::launch::{KernelParams, Launch};
+use super::super::layout::{Address, Batch};
+use super::matrix::{Matrix, layout_of};
+use bytemuck::{Pod, Zeroable};
+
+/// What the kernel takes; see there.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct EmbedParams {
+    pub(crate) batch: Batch,
+    /// `[V, C]`.
+    pub(crate) table: Matrix,
+    /// bf16 `[T, C]`.
+    pub(crate) hidden: Address,
+}
+
+layout_of!(EmbedParams: batch, table, hidden);
+
+impl KernelParams for EmbedParams {
+    const KERNEL: &'static str = "forerun_embed";
+}
+
+/// Threads of a CTA.
+const THREADS: u32 = 128;
+
+/// The launch for a pass of at most `rows` rows.
+pub(crate) fn embed(rows: usize, params: &EmbedParams) -> Launch {
+    Launch::new([rows as u32, 1, 1], THREADS, 0, params)
+}

@@ -1,0 +1,139 @@
+//! Kernels on the software GPU, launched through the builders of this module.
+//!
+//! [`Gpu`] compiles and loads kernel files, holds buffers and runs [`Launch`]es; a broken rule
+//! (bounds, uninitialised reads, races, illegal barriers) fails the test with the emulator's
+//! message. Read next: `attention`, `sample`, `copy`.
+
+mod attention;
+mod copy;
+mod layout;
+mod sample;
+
+use crate::device::cuda::launch::Launch;
+use crate::device::cuda::layout::Address;
+use crate::sample::philox4x32_10;
+use bytemuck::{AnyBitPattern, NoUninit};
+use gpu_emulator::launch::{Counters, LoadedModule, Options};
+use gpu_emulator::memory::GlobalMemory;
+use gpu_emulator::{exec, ptx};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+/// Seeds of the interleaving under which results must not differ.
+const SEEDS: [u64; 3] = [1, 2, 3];
+/// Architectures whose PTX must give the same results.
+const ARCHS: [&str; 2] = ["compute_80", "compute_90"];
+
+/// A software GPU with the kernels of some files.
+struct Gpu {
+    memory: GlobalMemory,
+    modules: Vec<Arc<LoadedModule>>,
+    options: Options,
+    serial: Cell<u64>,
+}
+
+impl Gpu {
+    /// Loads `kernels/<subject>.cu` for every subject.
+    fn new(subjects: &[&str], arch: &str, seed: u64) -> Self {
+        let memory = GlobalMemory::with_bytes(1 << 30);
+        let modules = subjects
+            .iter()
+            .map(|subject| {
+                let module = ptx::parse(&ptx_of(subject, arch)).unwrap_or_else(|e| panic!("{e}"));
+                Arc::new(LoadedModule::place(module, &memory).unwrap())
+            })
+            .collect();
+        Self { memory, modules, options: Options { seed, threads: 2 }, serial: Cell::new(0) }
+    }
+
+    /// A buffer that nobody has written.
+    fn unwritten(&self, bytes: usize, label: &str) -> Address {
+        Address(self.memory.allocate(bytes.max(1) as u64, label).unwrap())
+    }
+
+    /// A buffer that holds `values`.
+    fn upload<T: NoUninit>(&self, values: &[T], label: &str) -> Address {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let at = self.unwritten(bytes.len(), label);
+        self.memory.write(at.0, bytes).unwrap();
+        at
+    }
+
+    /// `count` values; all of them must have been written.
+    fn read<T: AnyBitPattern + NoUninit>(&self, at: Address, count: usize) -> Vec<T> {
+        let bytes = (count * size_of::<T>()) as u64;
+        let unwritten = self.memory.first_unwritten(at.0, bytes).unwrap();
+        assert_eq!(unwritten, None, "unwritten in {}", self.memory.describe(at.0));
+        let mut values = vec![T::zeroed(); count];
+        self.memory.read(at.0, bytemuck::cast_slice_mut(&mut values)).unwrap();
+        values
+    }
+
+    /// Runs a launch to its end.
+    #[track_caller]
+    fn run(&self, launch: &Launch) -> Counters {
+        self.serial.set(self.serial.get() + 1);
+        let find = |m: &Arc<LoadedModule>| Some((Arc::clone(m), m.module.find(launch.kernel)?));
+        let (module, function) =
+            self.modules.iter().find_map(find).unwrap_or_else(|| panic!("no {}", launch.kernel));
+        let launch = gpu_emulator::launch::Launch {
+            module,
+            function,
+            grid: launch.grid,
+            block: [launch.threads, 1, 1],
+            dynamic_shared_bytes: launch.shared_bytes,
+            params: bytemuck::cast_slice(launch.params()).to_vec(),
+            sms: 0..4,
+            sm_count: 4,
+            serial: self.serial.get(),
+            programmatic: false,
+        };
+        exec::run(&launch, &self.memory, self.options).unwrap_or_else(|fault| panic!("{fault}"))
+    }
+
+    /// The words of a constant that a kernel file defines.
+    fn constant(&self, name: &str) -> Vec<u32> {
+        let find = |m: &Arc<LoadedModule>| m.module.variables.iter().position(|v| v.name == name);
+        let (module, index) = self
+            .modules
+            .iter()
+            .find_map(|m| Some((m, find(m)?)))
+            .unwrap_or_else(|| panic!("no kernel file defines {name}"));
+        let count = module.module.variables[index].size as usize / 4;
+        self.read(Address(module.addresses[name]), count)
+    }
+}
+
+/// The PTX of a kernel file, compiled once a process by `NVCC` or the `nvcc` of `PATH`.
+fn ptx_of(subject: &str, arch: &str) -> String {
+    static COMPILED: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut compiled = COMPILED.lock().unwrap();
+    let compile = || {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let nvcc = std::env::var("NVCC").unwrap_or_else(|_| "nvcc".into());
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("kernel.ptx");
+        let output = Command::new(&nvcc)
+            .args(["-std=c++17", "-O3", "-lineinfo", "-ptx", "-arch", arch, "-I"])
+            .args([&root.join("kernels"), &root.join(format!("kernels/{subject}.cu"))])
+            .arg("-o")
+            .arg(&out)
+            .output()
+            .unwrap_or_else(|e| panic!("{nvcc} cannot be run ({e}); name an nvcc by NVCC"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read_to_string(out).unwrap()
+    };
+    compiled.entry(format!("{subject} {arch}")).or_insert_with(compile).clone()
+}
+
+/// Uniform numbers in `[-1, 1)`, the same for the same seed.
+fn noise(seed: u32, count: usize) -> Vec<f32> {
+    (0..count.div_ceil(4) as u32)
+        .flat_map(|block| philox4x32_10([block, seed, 0, 0], [7, 7]))
+        .map(|word| (word >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        .take(count)
+        .collect()
+}

@@ -1,0 +1,191 @@
+//! What the kernels that multiply by a weight matrix share: the matrix on the device, and tiles of
+//! tokens.
+//!
+//! Each such operation is four kernels that differ in the tokens of a tile only and give the same
+//! bits; [`TokenTile::for_rows`] picks one. Invariant: the numbers here equal those of
+//! `kernels/common/{weights,staging}.cuh`; a test reads them from the compiled kernels.
+
+use super::super::launch::{KernelParams, Launch};
+use super::super::layout::Address;
+use super::super::pack::Packing;
+use bytemuck::{Pod, Zeroable};
+
+/// A packed matrix in device memory, `Matrix` of `weights.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Matrix {
+    /// The first panel; a multiple of 16.
+    data: Address,
+    rows: i32,
+    columns: i32,
+    format: i32,
+    panel_bytes: u32,
+}
+
+impl Matrix {
+    /// The matrix packed as `packing` says at `data`.
+    ///
+    /// # Panics
+    /// If a size is beyond what the kernels count with (2³¹ rows, columns or bytes of a panel).
+    pub(crate) fn new(data: Address, packing: &Packing) -> Self {
+        let count = |n: usize| i32::try_from(n).expect("sizes of a matrix fit 31 bits");
+        Self {
+            data,
+            rows: count(packing.rows),
+            columns: count(packing.cols),
+            format: packing.format as i32,
+            panel_bytes: count(packing.panel_bytes()).unsigned_abs(),
+        }
+    }
+
+    /// `N`.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows.unsigned_abs() as usize
+    }
+
+    /// `K`.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns.unsigned_abs() as usize
+    }
+
+    /// Panels of 16 rows.
+    pub(crate) fn panels(&self) -> usize {
+        self.rows().div_ceil(super::super::pack::PANEL_ROWS)
+    }
+}
+
+/// Tokens of a tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenTile {
+    /// Decode.
+    N8,
+    /// A short verify.
+    N16,
+    /// A verify.
+    N32,
+    /// Scoring, prefill.
+    N64,
+}
+
+/// How a kernel cuts its features: `NarrowTile` or `WideTile` of `staging.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// One panel a CTA up to 16 tokens, then four.
+    Narrow,
+    /// Four panels.
+    Wide,
+}
+
+/// Threads of a CTA.
+const THREADS: u32 = 256;
+const WARPS: usize = 8;
+/// Slices of K, each summed by one warp.
+const SLICES: usize = 8;
+/// Partial sums of 16 features and 8 tokens in shared memory.
+const PARTIAL_BYTES: usize = 8 * 20 * 4;
+
+impl TokenTile {
+    /// The tile for a pass of `rows` rows.
+    pub(crate) fn for_rows(rows: usize) -> Self {
+        match rows {
+            0..=8 => Self::N8,
+            9..=16 => Self::N16,
+            17..=32 => Self::N32,
+            _ => Self::N64,
+        }
+    }
+
+    /// How many tokens.
+    pub(crate) fn tokens(self) -> usize {
+        8 << self as usize
+    }
+
+    /// Warps that share a panel, each with its slices of K.
+    fn slice_warps(self, width: Width) -> usize {
+        match (width, self) {
+            (Width::Narrow, Self::N8 | Self::N16) => 8,
+            _ => 2,
+        }
+    }
+
+    /// Panels of a CTA.
+    pub(crate) fn panels(self, width: Width) -> usize {
+        WARPS / self.slice_warps(width)
+    }
+
+    /// Dynamic shared memory of a CTA: staged tokens and sums over their steps, twice each; partial
+    /// sums; sums of squares; scales of the norm.
+    pub(crate) fn shared_bytes(self, width: Width) -> u32 {
+        let (tokens, slice_warps) = (self.tokens(), self.slice_warps(width));
+        let chunk_steps = if slice_warps == 8 { 4 } else { 16 * 8 / tokens };
+        let steps = slice_warps * chunk_steps;
+        let bytes = 2 * steps * tokens * 64
+            + WARPS * tokens / 8 * PARTIAL_BYTES
+            + 2 * steps * tokens * 4
+            + (SLICES + 1) * tokens * 4;
+        bytes as u32
+    }
+}
+
+/// An operation with one kernel for each [`TokenTile`]; `KERNEL` is what their names begin with.
+pub(super) trait Tiled: KernelParams {
+    /// Names of the kernels, in the order of [`TokenTile`].
+    const ENTRIES: [&'static str; 4];
+    /// How the kernels cut their features.
+    const WIDTH: Width;
+}
+
+/// Launches the kernel for `rows` rows, with `groups(panels of a CTA)` CTAs along y.
+pub(super) fn launch_tiled<P: Tiled>(
+    rows: usize,
+    groups: impl Fn(usize) -> usize,
+    params: &P,
+) -> Launch {
+    let tile = TokenTile::for_rows(rows);
+    let grid = [rows.div_ceil(tile.tokens()), groups(tile.panels(P::WIDTH)), 1];
+    let grid = grid.map(|n| u32::try_from(n).expect("a grid fits 32 bits"));
+    assert!(grid[1] < 1 << 16, "{}: {} CTAs along y", P::KERNEL, grid[1]);
+    let mut launch = Launch::new(grid, THREADS, tile.shared_bytes(P::WIDTH), params);
+    launch.kernel = P::ENTRIES[tile as usize];
+    launch
+}
+
+/// The list of a parameter struct's size and offsets that the kernel's file exports.
+macro_rules! layout_of {
+    ($params:ty: $($field:ident),+) => {
+        impl $params {
+            /// Size, then offsets of the fields in order.
+            pub(crate) const fn layout() -> &'static [u32] {
+                &[
+                    size_of::<Self>() as u32,
+                    $(std::mem::offset_of!(Self, $field) as u32),+
+                ]
+            }
+        }
+    };
+}
+pub(super) use layout_of;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_count_has_a_tile_that_is_not_twice_too_large() {
+        for rows in 1..=300 {
+            let tile = TokenTile::for_rows(rows);
+            assert!(rows > 64 || tile.tokens() >= rows);
+            assert!(tile == TokenTile::N8 || rows > tile.tokens() / 2);
+        }
+    }
+
+    #[test]
+    fn two_ctas_fit_an_sm_of_every_supported_gpu() {
+        for tile in [TokenTile::N8, TokenTile::N16, TokenTile::N32, TokenTile::N64] {
+            for width in [Width::Narrow, Width::Wide] {
+                // An A100 has 164 KiB an SM, of which each CTA costs 1 KiB more than it asks for.
+                assert!(2 * (tile.shared_bytes(width) + 1024) <= 164 * 1024, "{tile:?} {width:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Grids and shared memory of the launches, against sizes worked out by hand.
+
+use super::super::layout::{Address, Batch, ResultsView};
+use super::super::pack::Packing;
+use super::matrix::Matrix;
+use super::*;
+use crate::device::BlockType;
+
+fn matrix(rows: usize, cols: usize) -> Matrix {
+    Matrix::new(Address(1 << 20), &Packing::new(rows, cols, BlockType::BF16))
+}
+
+fn project_params() -> project::ProjectParams {
+    project::ProjectParams {
+        batch: Batch::default(),
+        weights: matrix(900, 128),
+        bias: Address(0),
+        x: Address(256),
+        hidden: Address(512),
+    }
+}
+
+#[test]
+fn a_projection_has_a_cta_for_every_panel_of_few_tokens_and_every_four_of_many() {
+    // 900 rows are 57 panels.
+    for (rows, kernel, grid, shared) in [
+        (1, "forerun_project_n8", [1, 57, 1], 40_224),
+        (8, "forerun_project_n8", [1, 57, 1], 40_224),
+        (9, "forerun_project_n16", [1, 57, 1], 80_448),
+        (17, "forerun_project_n32", [1, 15, 1], 56_448),
+        (64, "forerun_project_n64", [1, 15, 1], 78_080),
+        (65, "forerun_project_n64", [2, 15, 1], 78_080),
+        (300, "forerun_project_n64", [5, 15, 1], 78_080),
+    ] {
+        let launch = project::project(rows, &project_params());
+        assert_eq!((launch.kernel, launch.grid), (kernel, grid), "{rows} rows");
+        assert_eq!((launch.threads, launch.shared_bytes), (256, shared), "{rows} rows");
+    }
+}
+
+#[test]
+fn queries_keys_and_values_do_not_share_ctas() {
+    let params = qkv::QkvParams {
+        batch: Batch::default(),
+        q: matrix(6 * 32, 192),
+        k: matrix(2 * 32, 192),
+        v: matrix(40, 192),
+        q_bias: Address(0),
+        k_bias: Address(0),
+        v_bias: Address(0),
+        norm: Address(256),
+        hidden: Address(512),
+        y: Address(1024),
+        eps: 1e-6,
+        reserved: 0,
+    };
+    // 12, 4 and 3 panels; of many tokens four to a CTA.
+    assert_eq!(qkv::qkv(2, &params).grid, [1, 19, 1]);
+    assert_eq!(qkv::qkv(20, &params).grid, [1, 5, 1]);
+    assert_eq!(qkv::sums_bytes(3, 6, 2, 32), 3 * 10 * 32 * 4);
+}
+
+#[test]
+fn gate_and_up_share_a_cta() {
+    let params = gate_up::GateUpParams {
+        batch: Batch::default(),
+        gate: matrix(384, 192),
+        up: matrix(384, 192),
+        norm: Address(256),
+        hidden: Address(512),
+        act: Address(1024),
+        eps: 1e-6,
+        reserved: 0,
+    };
+    for rows in [1, 9, 17, 64] {
+        assert_eq!(gate_up::gate_up(rows, &params).grid, [1, 12, 1]);
+    }
+}
+
+#[test]
+fn a_head_leaves_one_summary_for_every_256_logits() {
+    let params = head::HeadParams {
+        batch: Batch::default(),
+        weights: matrix(600, 192),
+        norm: Address(256),
+        hidden: Address(512),
+        logits: Address(0),
+        summaries: Address(1024),
+        targets: Address(2048),
+        eps: 1e-6,
+        reserved: 0,
+    };
+    let [main, finish] = head::head(10, &params, ResultsView::default());
+    assert_eq!((main.kernel, main.grid), ("forerun_head_n16", [1, 3, 1]));
+    assert_eq!((finish.kernel, finish.grid), ("forerun_head_finish", [10, 1, 1]));
+    assert_eq!(head::summaries_bytes(10, 600), 10 * 3 * 16);
+}
