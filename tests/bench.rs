@@ -68,7 +68,7 @@ fn what_cannot_be_measured_is_one_line_and_exit_code_2() {
         ("-m tiny-base -p 100000 -n 0", "context"),
         ("-m nowhere.gguf", "no such file"),
         ("-r 0", "0"),
-        ("--device cuda", "CUDA"),
+        ("--device cuda", "cuda"),
     ];
     for (flags, expected) in bad {
         let out = bench(flags);

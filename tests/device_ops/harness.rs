@@ -61,7 +61,7 @@ pub(crate) const BARE: Shape = Shape {
 };
 
 /// Passes of the tests are no larger.
-pub(crate) const LIMITS: PassLimits = PassLimits { rows: 512, full_rows: 16, positions: 2048 };
+pub(crate) const LIMITS: PassLimits = PassLimits { rows: 1280, full_rows: 16, positions: 2048 };
 
 impl Spec {
     /// A model of `layers` layers with `[H, G, D, P]`, for a pool of elements of `kv_bytes`.

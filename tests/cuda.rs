@@ -1,0 +1,20 @@
+//! The CUDA device on the software GPU: every operation against the reference, the bits of rows
+//! against themselves, and whole answers against the CPU's.
+//!
+//! Needs kernels (nvcc at build time); without them every test says `skipped`, or fails where
+//! `FORERUN_REQUIRE_KERNELS=1`. `FORERUN_FULL=1` runs the whole product of shapes.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+#[path = "cuda/against_reference.rs"]
+mod against_reference;
+#[path = "cuda/answers.rs"]
+mod answers;
+#[path = "cuda/emulator.rs"]
+mod emulator;
+#[path = "device_ops/harness.rs"]
+mod harness;
+#[path = "device_ops/probes.rs"]
+mod probes;
+#[path = "cuda/row_invariance.rs"]
+mod row_invariance;

@@ -1,0 +1,125 @@
+//! Whole answers: the pair `tiny` on the emulated device against the CPU device, in every mode.
+//!
+//! Where two texts part, the f32 reference has to call it a near-tie: the two best tokens of the
+//! model that wrote there at most 0.25 nat apart, or a step's score next to the threshold.
+
+use crate::emulator::{full, kernels, options};
+use forerun::device::KvType;
+use forerun::device::cuda::{CudaOptions, Overlap};
+use forerun::device::reference::ReferenceDevice;
+use forerun::engine::{
+    DeviceChoice, Engine, EngineOptions, ModelSource, Pair, PolicyOptions, Reply, Request,
+};
+use forerun::ids::{Role, TokenId};
+use forerun::model::{Checkpoint, PassLimits, Solo};
+use forerun::policy::PolicyKind;
+
+const PROBLEMS: &str = include_str!("../../src/assets/tiny/problems_dev.jsonl");
+const NEAR_TIE_NAT: f32 = 0.25;
+/// Scores are expectations over ten digits; bf16 activations move them by some hundredths.
+const NEAR_THRESHOLD: f32 = 0.15;
+
+fn questions(n: usize) -> Vec<String> {
+    let question = |line| {
+        let problem: serde_json::Value = serde_json::from_str(line).unwrap();
+        problem["problem"].as_str().unwrap().to_owned()
+    };
+    PROBLEMS.lines().take(n).map(question).collect()
+}
+
+fn engine(device: DeviceChoice, cuda: CudaOptions) -> Engine {
+    let options = EngineOptions {
+        device,
+        cuda,
+        max_model_len: Some(512),
+        ..EngineOptions::new(Pair::tiny())
+    };
+    Engine::start(options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn answers(engine: &Engine, questions: &[String], policy: PolicyKind) -> Vec<Reply> {
+    let ask = |question: &String| {
+        let options = PolicyOptions::default();
+        engine.answer(Request { policy, options, ..Request::ask(question) }).unwrap()
+    };
+    questions.iter().map(ask).collect()
+}
+
+/// The gap between the two best tokens of one model of the pair after `ids`, in f32.
+fn gap(role: Role, prompt: &[TokenId], tail: &[TokenId]) -> f32 {
+    let pair = Pair::tiny();
+    let source = if role == Role::Base { &pair.base } else { pair.draft.as_ref().unwrap() };
+    let ModelSource::Embedded(files) = source else { panic!("tiny is embedded") };
+    let checkpoint = Checkpoint::embedded(files).unwrap();
+    let limits = PassLimits { rows: 512, full_rows: 512, positions: 1024 };
+    let mut solo = Solo::load(ReferenceDevice::new(KvType::F32), &checkpoint, limits).unwrap();
+    let ids: Vec<TokenId> = prompt.iter().chain(tail).copied().collect();
+    let mut row = solo.logits(&ids).unwrap().pop().unwrap();
+    row.sort_unstable_by(f32::total_cmp);
+    row[row.len() - 1] - row[row.len() - 2]
+}
+
+/// Asserts that two replies are equal up to a near-tie; returns whether they are equal.
+fn same_or_near_tie(engine: &Engine, question: &str, cpu: &Reply, cuda: &Reply) -> bool {
+    if cpu.ids == cuda.ids {
+        return true;
+    }
+    let at = cpu.ids.iter().zip(&cuda.ids).take_while(|(a, b)| a == b).count();
+    let gaps = Role::ALL.map(|role| {
+        let prompt = engine.render(&Request::ask(question), role).unwrap();
+        gap(role, &prompt, &cpu.ids[..at])
+    });
+    let tie = gaps.iter().any(|gap| *gap <= NEAR_TIE_NAT);
+    let threshold = engine.pair().settings.threshold;
+    let scores = cpu.steps.iter().chain(&cuda.steps).filter_map(|step| step.score);
+    let close = scores.into_iter().any(|score| (score - threshold).abs() <= NEAR_THRESHOLD);
+    assert!(
+        tie || close,
+        "parts at token {at} of {question:?}: gaps {gaps:?}, no score near {threshold}"
+    );
+    eprintln!("near-tie at token {at}: gaps {gaps:?}, a score near the threshold: {close}");
+    false
+}
+
+#[test]
+fn answers_are_those_of_the_cpu_up_to_near_ties() {
+    if !kernels() {
+        return;
+    }
+    // One takes seconds; `FORERUN_FULL=1` asks twenty under every policy.
+    let questions = questions(if full() { 20 } else { 2 });
+    let cpu = engine(DeviceChoice::Cpu, CudaOptions::default());
+    let cuda = engine(DeviceChoice::Cuda, options());
+    let policies = [PolicyKind::SpecReason, PolicyKind::Base, PolicyKind::Draft];
+    for policy in policies.into_iter().take(if full() { 3 } else { 1 }) {
+        let want = answers(&cpu, &questions, policy);
+        let got = answers(&cuda, &questions, policy);
+        let pairs = questions.iter().zip(want.iter().zip(&got));
+        let same = pairs.filter(|(q, (w, g))| same_or_near_tie(&cpu, q, w, g)).count();
+        eprintln!("{policy:?}: {same} of {} identical to the CPU's", questions.len());
+        assert!(same * 2 >= questions.len(), "{policy:?}: only {same} identical");
+    }
+}
+
+#[test]
+fn graphs_overlap_and_virtual_architecture_change_no_token() {
+    if !kernels() {
+        return;
+    }
+    let questions = questions(if full() { 6 } else { 1 });
+    let ids = |cuda: CudaOptions| -> Vec<Vec<TokenId>> {
+        let engine = engine(DeviceChoice::Cuda, cuda);
+        let replies = answers(&engine, &questions, PolicyKind::SpecReason);
+        replies.into_iter().map(|reply| reply.ids).collect()
+    };
+    let want = ids(options());
+    for (what, cuda) in [
+        ("without graphs", CudaOptions { graphs: false, ..options() }),
+        ("one pass at a time", CudaOptions { overlap: Overlap::Off, ..options() }),
+        ("green contexts", CudaOptions { overlap: Overlap::GreenContexts, ..options() }),
+        ("as compute_80", CudaOptions { image: Some("compute_80".into()), ..options() }),
+        ("as compute_90", CudaOptions { image: Some("compute_90".into()), ..options() }),
+    ] {
+        assert_eq!(ids(cuda), want, "{what}");
+    }
+}
