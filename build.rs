@@ -49,8 +49,13 @@ fn main() -> ExitCode {
 
 fn build() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    println!("cargo::rustc-check-cfg=cfg(forerun_kernels)");
     let built = match find_nvcc()? {
-        Some(nvcc) => compile(&Nvcc::at(nvcc)?, &out)?,
+        Some(nvcc) => {
+            // Tests that run single kernels exist only where there are kernels.
+            println!("cargo::rustc-cfg=forerun_kernels");
+            compile(&Nvcc::at(nvcc)?, &out)?
+        }
         None => {
             println!("cargo::warning=no nvcc found: built without CUDA kernels; fix: {FIX}");
             "None".to_owned()

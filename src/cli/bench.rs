@@ -114,6 +114,9 @@ impl BenchArgs {
         checkpoint: &Checkpoint,
         rows: &[Row],
     ) -> Result<Vec<Measurement>> {
+        if device.info().is_emulated() {
+            bail!("{}: no time measured on it says anything about a GPU", device.info().name);
+        }
         let longest = rows.iter().map(|r| r.depth + r.tokens()).max().unwrap_or(1);
         let limits = PassLimits {
             rows: longest.min(config::BATCH_ROWS_MAX),

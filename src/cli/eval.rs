@@ -108,6 +108,9 @@ impl EvalArgs {
         let mut options = self.engine.options(pair);
         options.sequences_max = options.sequences_max.max(self.concurrency);
         let engine = Engine::start(options)?;
+        if engine.device().is_emulated() {
+            bail!("{}: no time measured on it says anything about a GPU", engine.device().name);
+        }
         let variants: Vec<_> = asked
             .into_iter()
             .map(|(policy, options)| Variant::new(&engine, policy, options, sampling.clone()))

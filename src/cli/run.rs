@@ -54,6 +54,9 @@ impl RunArgs {
 
         let interrupt = Interrupt::install()?;
         let engine = Engine::start(self.engine.options(pair))?;
+        if engine.device().is_emulated() {
+            note("this is the software GPU: the times below are the emulator's, not a GPU's");
+        }
         let events = engine.submit(request)?;
         interrupt.redirect_to(&events);
         if let Some(notice) = engine.domain_notice(&question) {

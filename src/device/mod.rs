@@ -186,6 +186,14 @@ pub struct DeviceInfo {
     pub memory_bytes: u64,
 }
 
+impl DeviceInfo {
+    /// Whether this is the software GPU of the tests, whose times say nothing about any GPU's.
+    #[must_use]
+    pub fn is_emulated(&self) -> bool {
+        self.kind == "cuda" && self.name.contains("emulated")
+    }
+}
+
 /// A device. Operations take what they read by reference and what they write by `&mut`, so the
 /// compiler sees exclusive use at enqueue time; the stream orders the rest.
 ///

@@ -43,7 +43,7 @@ pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 14] {
     ]
 }
 
-#[cfg(test)]
+#[cfg(all(test, forerun_kernels))]
 mod emulated;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Kernels on the software GPU, launched through the builders of this module.
 //!
-//! [`Gpu`] compiles and loads kernel files, holds buffers and runs [`Launch`]es; a broken rule
+//! [`Gpu`] loads kernel files, holds buffers and runs [`Launch`]es; a broken rule
 //! (bounds, uninitialised reads, races, illegal barriers) fails the test with the emulator's
 //! message. Read next: `attention`, `sample`, `copy`.
 
@@ -9,6 +9,7 @@ mod copy;
 mod layout;
 mod sample;
 
+use crate::device::cuda::kernels;
 use crate::device::cuda::launch::Launch;
 use crate::device::cuda::layout::Address;
 use crate::sample::philox4x32_10;
@@ -17,10 +18,7 @@ use gpu_emulator::launch::{Counters, LoadedModule, Options};
 use gpu_emulator::memory::GlobalMemory;
 use gpu_emulator::{exec, ptx};
 use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Seeds of the interleaving under which results must not differ.
 const SEEDS: [u64; 3] = [1, 2, 3];
@@ -107,26 +105,12 @@ impl Gpu {
     }
 }
 
-/// The PTX of a kernel file, compiled once a process by `NVCC` or the `nvcc` of `PATH`.
+/// The PTX of a kernel file, as it lies in the program.
 fn ptx_of(subject: &str, arch: &str) -> String {
-    static COMPILED: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
-    let mut compiled = COMPILED.lock().unwrap();
-    let compile = || {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let nvcc = std::env::var("NVCC").unwrap_or_else(|_| "nvcc".into());
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("kernel.ptx");
-        let output = Command::new(&nvcc)
-            .args(["-std=c++17", "-O3", "-lineinfo", "-ptx", "-arch", arch, "-I"])
-            .args([&root.join("kernels"), &root.join(format!("kernels/{subject}.cu"))])
-            .arg("-o")
-            .arg(&out)
-            .output()
-            .unwrap_or_else(|e| panic!("{nvcc} cannot be run ({e}); name an nvcc by NVCC"));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        std::fs::read_to_string(out).unwrap()
-    };
-    compiled.entry(format!("{subject} {arch}")).or_insert_with(compile).clone()
+    let built = kernels::built().expect("these tests are only compiled where there are kernels");
+    let file = built.files.iter().find(|file| file.subject == subject).expect("a kernel file");
+    let image = file.images.iter().find(|image| image.arch() == arch).expect("PTX of it");
+    String::from_utf8(image.load()).expect("PTX is text").trim_end_matches('\0').to_owned()
 }
 
 /// Uniform numbers in `[-1, 1)`, the same for the same seed.
