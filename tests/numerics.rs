@@ -292,35 +292,54 @@ fn counts(differences: &[Option<Difference>]) -> (usize, usize) {
     (differences.iter().filter(|d| d.is_none()).count(), firsts[firsts.len() / 2])
 }
 
+/// Mean KL in nats and top-1 agreement of `solo` against `exact` over llama.cpp's texts.
+fn tolerances(peer: &Peer, exact: &mut Solo<CpuDevice>, solo: &mut Solo<CpuDevice>) -> (f64, f64) {
+    let mut rows = vec![];
+    for prompt in &peer.prompts {
+        let (before, text) = (ids(&prompt["ids"]), ids(&prompt["widened"]));
+        let all: Vec<TokenId> = before.iter().chain(&text).copied().collect();
+        let expected = predictions(exact, &all, before.len());
+        let found = predictions(solo, &all, before.len());
+        rows.extend(expected.iter().zip(&found).map(|(a, b)| compare(a, b)));
+    }
+    let n = rows.len() as f64;
+    (rows.iter().map(|r| r.0).sum::<f64>() / n, rows.iter().filter(|r| r.1).count() as f64 / n)
+}
+
 /// Greedy text against llama.cpp, with keys and values in f32 on both sides: how they are stored is
 /// not what is compared.
 ///
 /// Where neither engine rounds activations to int8, most texts have to be the same. With int8,
-/// near-ties fall either way, between two settings of llama.cpp too (`benches/peers/README.md`):
-/// there, and with KV as it is stored by default, every first difference has to be a near-tie, and
-/// the counts are printed. Gaps are those of f32 arithmetic: the widened weights, for which the
-/// plain reference would give the same and take an hour.
+/// near-ties fall either way, between two settings of llama.cpp too (`benches/peers/README.md`), and
+/// a rare rounding decides more than a near-tie. There, and with KV as it is stored by default, the
+/// counts are printed, and every first difference has to be a near-tie unless ours is the token of
+/// exact arithmetic. Exact are the widened weights in f32: the plain reference gives the same gaps
+/// and takes an hour.
 fn text_is_that_of_llama_cpp(model: &str) {
     let Some(peer) = Peer::find(model) else { return };
     let default = CpuOptions::default();
-    let mut found = vec![];
+    let mut exact = peer.load(CpuOptions { kv: KvType::F32, widen: true, ..default });
+    let mut found = vec![("f32".to_owned(), peer.differences(&mut exact, "widened"))];
     for kv in [KvType::F32, KvType::Bf16] {
         let mut solo = peer.load(CpuOptions { kv, ..default });
-        found.push((format!("int8, {kv:?} KV"), peer.differences(&mut solo, "greedy")));
+        let what = format!("int8, {kv:?} KV");
+        found.push((what.clone(), peer.differences(&mut solo, "greedy")));
+        let (kl, agreement) = tolerances(&peer, &mut exact, &mut solo);
+        println!("{model}, {what}: mean KL {kl:.2e}, top-1 agreement {agreement:.3}");
+        assert!(kl <= 0.01, "{model}, {what}: KL {kl}");
     }
-    let mut exact = peer.load(CpuOptions { kv: KvType::F32, widen: true, ..default });
-    found.push(("f32".into(), peer.differences(&mut exact, "widened")));
     for (what, differences) in &found {
         let (identical, median) = counts(differences);
         println!("{model}, {what}: {identical} of 8 identical, median first difference {median}");
         for Difference { prompt, at, seen, ours, theirs } in differences.iter().flatten() {
-            let gap = top2_gap(predictions(&mut exact, seen, seen.len() - 1).remove(0));
-            println!("  prompt {prompt}, token {at}: {ours} for {theirs}, gap {gap:.3} nat");
-            assert!(gap <= 0.25, "{model}, {what}: prompt {prompt} parts at a gap of {gap} nat");
+            let row = predictions(&mut exact, seen, seen.len() - 1).remove(0);
+            let (right, gap) = (argmax(&row), top2_gap(row));
+            println!("  prompt {prompt}, token {at}: {ours} for {theirs}, {right} at {gap:.3} nat");
+            assert!(gap <= 0.25 || *ours == right, "{model}, {what}: prompt {prompt}, token {at}");
         }
     }
-    let (identical, median) = counts(&found[2].1);
-    assert_eq!(found[2].1.len(), 8, "prompts");
+    let (identical, median) = counts(&found[0].1);
+    assert_eq!(found[0].1.len(), 8, "prompts");
     assert!(identical >= 5, "{model}: {identical} of 8 texts are those of llama.cpp");
     assert!(median >= 32, "{model}: the median first difference is at token {median}");
 }
