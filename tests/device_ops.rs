@@ -22,7 +22,8 @@ use forerun::device::cpu::{CpuDevice, CpuOptions};
 
 /// A CPU device at a level this processor has.
 fn cpu(simd: SimdLevel, threads: usize, kv: KvType) -> CpuDevice {
-    CpuDevice::new(CpuOptions { threads: Some(threads), simd: Some(simd), kv }).unwrap()
+    CpuDevice::new(CpuOptions { threads: Some(threads), simd: Some(simd), kv, widen: false })
+        .unwrap()
 }
 
 /// The levels to test; says on stderr which ones this processor cannot run.

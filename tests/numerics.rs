@@ -200,76 +200,161 @@ fn models() -> PathBuf {
     named.unwrap_or_else(|| home.join(".cache/forerun/models"))
 }
 
-/// Greedy text against llama.cpp's (`benches/peers/greedy.py`): every first difference has to be a
-/// near-tie in the f32 reference. How many texts are identical depends on how many near-ties the
-/// prompts hold, so it is printed and recorded in the documentation, not asserted.
-fn against_llama_cpp(model: &str) {
-    let path = models().join(format!("{model}.gguf"));
-    if !path.exists() {
-        eprintln!("skipped: {model} is not here; `forerun pull {model}` brings it");
-        return;
-    }
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("tests/fixtures/llama_cpp/{model}.json"));
-    let golden = fs::read_to_string(file).expect("llama.cpp's texts");
-    let golden: serde_json::Value = serde_json::from_str(&golden).expect("JSON");
-    let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{e}"));
-    let device = CpuDevice::new(CpuOptions::default()).expect("a CPU");
-    let limits = PassLimits { rows: 256, full_rows: 4, positions: 1024 };
-    let mut solo = Solo::load(device, &checkpoint, limits).expect("room for the model");
-    let (mut identical, mut firsts) = (0, vec![]);
-    let prompts = golden["prompts"].as_array().expect("prompts");
-    for (i, prompt) in prompts.iter().enumerate() {
-        let expected = ids(&prompt["greedy"]);
-        let prompt_ids = ids(&prompt["ids"]);
-        solo.truncate(0);
-        let text = solo.greedy(&prompt_ids, expected.len()).expect("tokens");
-        let Some(at) = text.iter().zip(&expected).position(|(a, b)| a != b) else {
-            identical += 1;
-            firsts.push(expected.len());
-            continue;
-        };
-        firsts.push(at);
-        let seen: Vec<TokenId> = prompt_ids.iter().chain(&expected[..at]).copied().collect();
-        let gap = top2_gap(&path, &seen);
-        println!(
-            "{model} prompt {i}: parts from llama.cpp at token {at}: {} vs {}, gap {gap:.3} nat in \
-             the f32 reference",
-            text[at], expected[at]
-        );
-        assert!(gap <= 0.25, "{model} prompt {i} parts at {at} where the gap is {gap} nat");
-    }
-    firsts.sort_unstable();
-    let (n, median) = (firsts.len(), firsts[firsts.len() / 2]);
-    println!("{model}: {identical} of {n} identical, median first difference at token {median}");
+/// Tokens of every text of llama.cpp.
+const GREEDY_LEN: usize = 64;
+
+/// A real model and llama.cpp's greedy texts for it (`benches/peers/greedy.py`).
+struct Peer {
+    name: String,
+    path: PathBuf,
+    prompts: Vec<serde_json::Value>,
 }
 
-/// The gap between the two most likely tokens after `ids`, in the f32 reference.
-fn top2_gap(path: &Path, ids: &[TokenId]) -> f32 {
-    let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{e}"));
-    let limits = PassLimits { rows: 256, full_rows: 1, positions: 1024 };
-    let mut solo = Solo::load(ReferenceDevice::new(KvType::F32), &checkpoint, limits)
-        .expect("room for the reference");
-    let (last, before) = ids.split_last().expect("a prompt");
-    for chunk in before.chunks(256) {
+/// Where a text parts from llama.cpp's: the ids before, and both choices.
+struct Difference {
+    prompt: usize,
+    at: usize,
+    seen: Vec<TokenId>,
+    ours: TokenId,
+    theirs: TokenId,
+}
+
+/// Any position that is reached, in chunks that keep rows of logits few.
+const PEER_LIMITS: PassLimits = PassLimits { rows: 256, full_rows: 16, positions: 1024 };
+
+impl Peer {
+    /// None where the model is not on this machine.
+    fn find(name: &str) -> Option<Self> {
+        let path = models().join(format!("{name}.gguf"));
+        if !path.exists() {
+            eprintln!("skipped: {name} is not here; `forerun pull {name}` brings it");
+            return None;
+        }
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(format!("tests/fixtures/llama_cpp/{name}.json"));
+        let golden = fs::read_to_string(file).expect("llama.cpp's texts");
+        let golden: serde_json::Value = serde_json::from_str(&golden).expect("JSON");
+        let prompts = golden["prompts"].as_array().expect("prompts").clone();
+        Some(Self { name: name.to_owned(), path, prompts })
+    }
+
+    fn load(&self, options: CpuOptions) -> Solo<CpuDevice> {
+        let checkpoint = Checkpoint::open(&self.path).unwrap_or_else(|e| panic!("{e}"));
+        let device = CpuDevice::new(options).expect("a CPU");
+        Solo::load(device, &checkpoint, PEER_LIMITS).expect("room for the model")
+    }
+
+    /// The first difference of each greedy text from llama.cpp's in `field`.
+    ///
+    /// The text is given and each token predicted from those before it: as long as they agree that
+    /// is what greedy decoding writes, since a row does not depend on the batch it comes in.
+    fn differences(&self, solo: &mut Solo<CpuDevice>, field: &str) -> Vec<Option<Difference>> {
+        let each = self.prompts.iter().enumerate().map(|(prompt, entry)| {
+            let (before, text) = (ids(&entry["ids"]), ids(&entry[field]));
+            assert_eq!(text.len(), GREEDY_LEN, "{} prompt {prompt}, {field}", self.name);
+            let all: Vec<TokenId> = before.iter().chain(&text).copied().collect();
+            let rows = predictions(solo, &all[..all.len() - 1], before.len() - 1);
+            let predicted: Vec<TokenId> = rows.iter().map(|row| argmax(row)).collect();
+            let at = predicted.iter().zip(&text).position(|(ours, theirs)| ours != theirs)?;
+            let seen = all[..before.len() + at].to_vec();
+            Some(Difference { prompt, at, seen, ours: predicted[at], theirs: text[at] })
+        });
+        each.collect()
+    }
+}
+
+/// Logits after `ids[from]` and every id that follows it.
+fn predictions(solo: &mut Solo<CpuDevice>, ids: &[TokenId], from: usize) -> Vec<Vec<f32>> {
+    solo.truncate(0);
+    for chunk in ids[..from].chunks(PEER_LIMITS.rows) {
         solo.feed(chunk, vec![]).expect("a pass");
     }
-    let mut row = solo.logits(&[*last]).expect("logits").remove(0);
+    solo.logits(&ids[from..]).expect("logits")
+}
+
+/// The most likely token, ties to the lower id.
+fn argmax(row: &[f32]) -> TokenId {
+    let best = row.iter().enumerate().fold(0, |best, (i, x)| if *x > row[best] { i } else { best });
+    TokenId(best as u32)
+}
+
+/// The gap between the two most likely tokens, in nat.
+fn top2_gap(mut row: Vec<f32>) -> f32 {
     row.sort_unstable_by(f32::total_cmp);
     row[row.len() - 1] - row[row.len() - 2]
 }
 
+/// How many texts are identical, and the median first difference.
+fn counts(differences: &[Option<Difference>]) -> (usize, usize) {
+    let firsts = differences.iter().map(|d| d.as_ref().map_or(GREEDY_LEN, |d| d.at));
+    let mut firsts: Vec<usize> = firsts.collect();
+    firsts.sort_unstable();
+    (differences.iter().filter(|d| d.is_none()).count(), firsts[firsts.len() / 2])
+}
+
+/// Mean KL in nats and top-1 agreement of `solo` against `exact` over llama.cpp's texts.
+fn tolerances(peer: &Peer, exact: &mut Solo<CpuDevice>, solo: &mut Solo<CpuDevice>) -> (f64, f64) {
+    let mut rows = vec![];
+    for prompt in &peer.prompts {
+        let (before, text) = (ids(&prompt["ids"]), ids(&prompt["widened"]));
+        let all: Vec<TokenId> = before.iter().chain(&text).copied().collect();
+        let expected = predictions(exact, &all, before.len());
+        let found = predictions(solo, &all, before.len());
+        rows.extend(expected.iter().zip(&found).map(|(a, b)| compare(a, b)));
+    }
+    let n = rows.len() as f64;
+    (rows.iter().map(|r| r.0).sum::<f64>() / n, rows.iter().filter(|r| r.1).count() as f64 / n)
+}
+
+/// Greedy text against llama.cpp, with keys and values in f32 on both sides: how they are stored is
+/// not what is compared.
+///
+/// Where neither engine rounds activations to int8, most texts have to be the same. With int8,
+/// near-ties fall either way, between two settings of llama.cpp too (`benches/peers/README.md`), and
+/// a rare rounding decides more than a near-tie. There, and with KV as it is stored by default, the
+/// counts are printed, and every first difference has to be a near-tie unless ours is the token of
+/// exact arithmetic. Exact are the widened weights in f32: the plain reference gives the same gaps
+/// and takes an hour.
+fn text_is_that_of_llama_cpp(model: &str) {
+    let Some(peer) = Peer::find(model) else { return };
+    let default = CpuOptions::default();
+    let mut exact = peer.load(CpuOptions { kv: KvType::F32, widen: true, ..default });
+    let mut found = vec![("f32".to_owned(), peer.differences(&mut exact, "widened"))];
+    for kv in [KvType::F32, KvType::Bf16] {
+        let mut solo = peer.load(CpuOptions { kv, ..default });
+        let what = format!("int8, {kv:?} KV");
+        found.push((what.clone(), peer.differences(&mut solo, "greedy")));
+        let (kl, agreement) = tolerances(&peer, &mut exact, &mut solo);
+        println!("{model}, {what}: mean KL {kl:.2e}, top-1 agreement {agreement:.3}");
+        assert!(kl <= 0.01, "{model}, {what}: KL {kl}");
+    }
+    for (what, differences) in &found {
+        let (identical, median) = counts(differences);
+        println!("{model}, {what}: {identical} of 8 identical, median first difference {median}");
+        for Difference { prompt, at, seen, ours, theirs } in differences.iter().flatten() {
+            let row = predictions(&mut exact, seen, seen.len() - 1).remove(0);
+            let (right, gap) = (argmax(&row), top2_gap(row));
+            println!("  prompt {prompt}, token {at}: {ours} for {theirs}, {right} at {gap:.3} nat");
+            assert!(gap <= 0.25 || *ours == right, "{model}, {what}: prompt {prompt}, token {at}");
+        }
+    }
+    let (identical, median) = counts(&found[0].1);
+    assert_eq!(found[0].1.len(), 8, "prompts");
+    assert!(identical >= 5, "{model}: {identical} of 8 texts are those of llama.cpp");
+    assert!(median >= 32, "{model}: the median first difference is at token {median}");
+}
+
 #[test]
 fn greedy_text_of_smollm2_is_that_of_llama_cpp() {
-    against_llama_cpp("smollm2-135m");
+    text_is_that_of_llama_cpp("smollm2-135m");
 }
 
 #[test]
 fn greedy_text_of_qwen_half_a_billion_is_that_of_llama_cpp() {
-    against_llama_cpp("qwen2.5-coder-0.5b");
+    text_is_that_of_llama_cpp("qwen2.5-coder-0.5b");
 }
 
 #[test]
 fn greedy_text_of_qwen_one_and_a_half_billion_is_that_of_llama_cpp() {
-    against_llama_cpp("qwen2.5-coder-1.5b");
+    text_is_that_of_llama_cpp("qwen2.5-coder-1.5b");
 }

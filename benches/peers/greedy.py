@@ -8,13 +8,17 @@ One `<model>.json` a file: for each prompt of `prompts.json` its rendered text a
 64 greedy ids, and at each step the gap between the two best logits (in nat, since both share one
 normaliser) with the second-best id. Where the runtime chooses another token, the gap shows
 whether that is a near-tie; text after the first difference is not comparable. Generation goes on
-past an end-of-turn token, whose index is `ends_at`.
+past an end-of-turn token, whose index is `ends_at`. `widened` holds the 64 greedy ids after the
+same weights in f32: no activation is rounded to int8 there. That copy of the file is temporary,
+and up to eight times as large. Keys and values are f32 throughout: their storage is not what is
+compared.
 """
 
 import argparse
 import hashlib
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import jinja2.ext
@@ -55,10 +59,24 @@ def greedy(session, ids):
     return chosen, gaps, seconds
 
 
+def session_of(model, threads):
+    """A session that keeps keys and values in f32."""
+    return llama.Session(model, CONTEXT_LEN, threads, f32_kv=True)
+
+
+def widened_texts(path, threads, prompts):
+    """Greedy ids after each of `prompts`, with the weights of `path` in f32."""
+    with tempfile.TemporaryDirectory() as folder:
+        wide = Path(folder, path.name)
+        llama.widen(path, wide, threads)
+        session = session_of(llama.Model(wide), threads)
+        return [greedy(session, ids)[0] for ids in prompts]
+
+
 def reference(path, threads):
     """The reference file of one model, as a dictionary."""
     model = llama.Model(path)
-    session = llama.Session(model, CONTEXT_LEN, threads)
+    session = session_of(model, threads)
     entries = []
     for prompt in json.loads(PROMPTS.read_text())["prompts"]:
         chat = prompt["kind"] == "chat"
@@ -75,10 +93,13 @@ def reference(path, threads):
             "second": seconds,
             "ends_at": ends[0] if ends else None,
         })
+    texts = widened_texts(path, threads, [entry["ids"] for entry in entries])
+    for entry, text in zip(entries, texts):
+        entry["widened"] = text
     return {
         "generator": GENERATOR,
         "engine": llama.version(),
-        "settings": "f16 KV, flash attention off, one batch per prompt, then one token at a time",
+        "settings": "f32 KV, flash attention off, one batch per prompt, then one token at a time",
         "model": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "prompts": entries,

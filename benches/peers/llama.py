@@ -68,15 +68,30 @@ class Model:
         return llama_cpp.llama_vocab_is_eog(self.vocab, token)
 
 
-class Session:
-    """One sequence of one model with its KV cache."""
+def widen(path, to, threads):
+    """Write `path` to `to` with every weight as f32, exactly the value its block stands for.
 
-    def __init__(self, model, context_len, threads, flash_attention="off"):
+    Weights in f32 meet activations in f32: the only way to have llama.cpp round none of them.
+    """
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.nthread = threads
+    params.ftype = llama_cpp.LLAMA_FTYPE_ALL_F32
+    params.allow_requantize = True
+    if llama_cpp.llama_model_quantize(str(path).encode(), str(to).encode(), params) != 0:
+        raise RuntimeError(f"llama.cpp cannot widen {path}")
+
+
+class Session:
+    """One sequence of one model with its KV cache, by default in f16."""
+
+    def __init__(self, model, context_len, threads, flash_attention="off", f32_kv=False):
         self.model = model
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = context_len
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
+        if f32_kv:
+            params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
         self.handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise RuntimeError(f"llama.cpp cannot open a context of {context_len} tokens")

@@ -47,11 +47,15 @@ pub struct CpuOptions {
     pub simd: Option<SimdLevel>,
     /// How keys and values are stored.
     pub kv: KvType,
+    /// Widens weights to f32 when they are loaded, so that no activation is rounded to int8: for
+    /// comparisons, at up to eight times the memory.
+    pub widen: bool,
 }
 
 /// The processor this program runs on, as a device.
 pub struct CpuDevice {
     kv: KvType,
+    widen: bool,
     simd: SimdLevel,
     threads: Threads,
     account: Arc<Account>,
@@ -113,7 +117,7 @@ impl CpuDevice {
             None => Threads::from_env()?,
         };
         let account = Arc::new(Account::of_this_machine());
-        Ok(Self { kv: options.kv, simd, threads, account })
+        Ok(Self { kv: options.kv, widen: options.widen, simd, threads, account })
     }
 
     /// Prepares the normed rows of `hidden` for matrices that need `need`.
@@ -184,8 +188,14 @@ impl Device for CpuDevice {
     }
 
     fn matrix(&self, view: MatrixView<'_>) -> Result<CpuMatrix, DeviceError> {
-        let reservation = self.account.reserve(view.name, view.bytes.len() as u64)?;
-        Ok(CpuMatrix { matrix: Matrix::pack(view)?, _reservation: reservation })
+        let bytes = if self.widen {
+            (view.rows as u64).saturating_mul(view.cols as u64).saturating_mul(4)
+        } else {
+            view.bytes.len() as u64
+        };
+        let reservation = self.account.reserve(view.name, bytes)?;
+        let matrix = if self.widen { Matrix::pack_widened(view)? } else { Matrix::pack(view)? };
+        Ok(CpuMatrix { matrix, _reservation: reservation })
     }
 
     fn vector(&self, values: &[f32]) -> Result<CpuVector, DeviceError> {

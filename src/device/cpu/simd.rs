@@ -153,9 +153,9 @@ impl std::fmt::Display for SimdLevel {
 pub trait Simd: Copy + Send + Sync + 'static {
     /// f32 per vector: 8 or 16.
     const LANES: usize;
-    /// What [`Simd::signed_weights`] adds to every signed byte, to be taken off again after
-    /// [`Simd::dot_signed`]: 0 or 128.
-    const SIGNED_OFFSET: f32;
+    /// What [`Simd::signed_weights`] adds to every signed byte, to be taken off again where
+    /// [`Simd::dot_signed`] is used: `2^bits`, or nothing.
+    const SIGNED_OFFSET_BITS: Option<i32>;
     /// `L` f32.
     type F32: Copy;
     /// `L` i32.
@@ -187,12 +187,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `from` is valid for reads of `L` f16; any alignment.
     unsafe fn load_f16_ptr(self, from: *const f16) -> Self::F32;
-    /// # Safety
-    /// `from` is valid for reads of `L` bytes.
-    unsafe fn load_u8_ptr(self, from: *const u8) -> Self::F32;
-    /// # Safety
-    /// `from` is valid for reads of `L` bytes.
-    unsafe fn load_i8_ptr(self, from: *const i8) -> Self::F32;
 
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -223,8 +217,16 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn splat_i32(self, value: i32) -> Self::I32;
     /// `a + b`, wrapping.
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `v * 2^bits`, wrapping; make `bits` a constant.
+    fn shift_left_i32(self, v: Self::I32, bits: i32) -> Self::I32;
     /// The sum of the lanes.
     fn sum_i32(self, v: Self::I32) -> i32;
+    /// # Safety
+    /// `from` is valid for reads of `L` i32; any alignment.
+    unsafe fn load_i32_ptr(self, from: *const i32) -> Self::I32;
+    /// # Safety
+    /// `to` is valid for writes of `L` i32; any alignment.
+    unsafe fn store_i32_ptr(self, to: *mut i32, v: Self::I32);
     /// Each lane as f32.
     fn to_f32(self, v: Self::I32) -> Self::F32;
     /// Each lane rounded to the nearest, ties to even; `i32::MIN` or 0 where that does not fit.
@@ -263,7 +265,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Signed bytes in the form [`Simd::dot_signed`] reads.
     fn signed_weights(self, w: Self::Bytes) -> Self::Bytes;
     /// As [`Simd::dot`] with weights from [`Simd::signed_weights`]: the result is too large by
-    /// [`Simd::SIGNED_OFFSET`] times the sum of the `4 Q` bytes. Every byte of `x` is above -128.
+    /// the offset, see [`Simd::SIGNED_OFFSET_BITS`], times the sum of the `4 Q` bytes. Every byte of `x` is above -128.
     ///
     /// # Safety
     /// `x` is valid for reads of `4 Q` bytes.
@@ -273,6 +275,34 @@ pub trait Simd: Copy + Send + Sync + 'static {
         w: [Self::Bytes; Q],
         x: *const i8,
     ) -> Self::I32;
+    /// `L` signed bytes in the form [`Simd::dot_scaled`] reads.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of `L` bytes.
+    unsafe fn load_scales_ptr(self, from: *const i8) -> Self::I32;
+    /// `acc[l] + scale[l] * Σ_q Σ_j w[q][4 l + j] * x[4 q + j]`, exact, with scales from
+    /// [`Simd::load_scales_ptr`]; otherwise as [`Simd::dot`].
+    ///
+    /// # Safety
+    /// `x` is valid for reads of `4 Q` bytes.
+    unsafe fn dot_scaled<const Q: usize>(
+        self,
+        acc: Self::I32,
+        w: [Self::Bytes; Q],
+        x: *const i8,
+        scales: Self::I32,
+    ) -> Self::I32;
+    /// `L` pairs of signed bytes in the form [`Simd::dot_pairs`] reads.
+    ///
+    /// # Safety
+    /// Both are valid for reads of `L` bytes.
+    unsafe fn load_pairs_ptr(self, first: *const i8, second: *const i8) -> Self::I32;
+    /// `acc[l] + first[l] * x[0] + second[l] * x[1]`, exact, with `pairs` of
+    /// [`Simd::load_pairs_ptr`].
+    ///
+    /// # Safety
+    /// `x` is valid for reads of 2 values; any alignment.
+    unsafe fn dot_pairs(self, acc: Self::I32, pairs: Self::I32, x: *const i16) -> Self::I32;
 
     /// The first `L` values.
     ///

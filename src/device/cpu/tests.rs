@@ -59,7 +59,9 @@ fn attend_rows(
     len: usize,
     wanted: Range<usize>,
 ) -> Vec<u32> {
-    let device = CpuDevice::new(CpuOptions { threads: Some(1), simd: Some(simd), kv }).unwrap();
+    let device =
+        CpuDevice::new(CpuOptions { threads: Some(1), simd: Some(simd), kv, widen: false })
+            .unwrap();
     let shape = shape(kv);
     let pages = (len + all).div_ceil(shape.page_tokens);
     let width = shape.heads * shape.head_dim;

@@ -1,15 +1,15 @@
 //! Input rows, prepared once for every matrix that reads them.
 //!
-//! The f32 rows are always kept (plain weights read them); [`Need::INT8`] adds int8 blocks of 32
-//! columns with a scale each, whatever the block type of the weights: finer than the blocks of 256
-//! other engines use under K-quants, and no dearer, since the scale enters one multiplication per
-//! block either way. Rounding is to nearest: an element is off by at most half a scale, `max|x| /
-//! 254` of its block.
+//! The f32 rows are always kept (plain weights read them). [`Need::INT8_32`] adds int8 blocks of 32
+//! columns, [`Need::INT8_256`] blocks of 256, by the rules in `quantise`: a file may mix matrices
+//! of both kinds over the same rows. An element is off by at most half a scale, `max|x| / 254` of
+//! its block, and with blocks of 32 by the rounding of the scale to f16.
 //!
-//! Invariant: what a row becomes depends on that row only. Read next: `integer`.
+//! Invariant: what a row becomes depends on that row only. Read next: `quantise`.
 
-use super::layout::BLOCK;
-use crate::device::cpu::simd::{Kernel, Simd, SimdLevel};
+use super::layout::{BLOCK, SUPER_BLOCK};
+use super::quantise::{Block, Block32, Block256, Quantise};
+use crate::device::cpu::simd::SimdLevel;
 use crate::device::cpu::threads::Threads;
 use std::ops::Range;
 
@@ -24,8 +24,10 @@ pub struct Need(u8);
 impl Need {
     /// f32 rows: plain weights.
     pub const FLOAT: Self = Self(1);
-    /// int8 blocks: quantised weights.
-    pub const INT8: Self = Self(2);
+    /// int8 blocks of 32 columns: weights in blocks of 32.
+    pub const INT8_32: Self = Self(2);
+    /// int8 blocks of 256 columns: K-quants.
+    pub const INT8_256: Self = Self(4);
 
     fn includes(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -39,24 +41,6 @@ impl std::ops::BitOr for Need {
     }
 }
 
-/// 32 columns of one row: `x ≈ scale * q`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C)]
-pub(super) struct Block8 {
-    /// In `-127..=127`.
-    pub q: [i8; BLOCK],
-    /// Largest magnitude over 127; NaN if an element was not finite.
-    pub scale: f32,
-    /// `scale` times the sum of all `q`: what a weight's minimum or offset is multiplied with.
-    pub sum: f32,
-    /// -32 times the same for the first 16 `q`, and for the last: what centres the quants of Q6_K.
-    pub centre_halves: [f32; 2],
-}
-
-impl Block8 {
-    const ZERO: Self = Self { q: [0; BLOCK], scale: 0.0, sum: 0.0, centre_halves: [0.0; 2] };
-}
-
 /// Input rows `[T, K]` in the forms products read. Reuse it: once grown it does not allocate.
 #[derive(Debug)]
 pub struct Activations {
@@ -66,7 +50,9 @@ pub struct Activations {
     /// `[T, K]`, `K` padded with zeros to whole blocks.
     floats: Vec<f32>,
     /// `[tile][block][row of the tile]`.
-    blocks: Vec<Block8>,
+    blocks: Vec<Block32>,
+    /// As `blocks`.
+    super_blocks: Vec<Block256>,
 }
 
 impl Default for Activations {
@@ -79,13 +65,20 @@ impl Activations {
     /// No rows yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { rows: 0, cols: 0, has: Need::FLOAT, floats: Vec::new(), blocks: Vec::new() }
+        Self {
+            rows: 0,
+            cols: 0,
+            has: Need::FLOAT,
+            floats: Vec::new(),
+            blocks: Vec::new(),
+            super_blocks: Vec::new(),
+        }
     }
 
     /// Takes `x: [rows, cols]` in the forms of `need`.
     ///
     /// # Panics
-    /// If `x` has another size.
+    /// If `x` has another size, or blocks of 256 are wanted of columns that are none.
     pub fn prepare(
         &mut self,
         threads: &Threads,
@@ -113,32 +106,30 @@ impl Activations {
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
         let blocks = cols.div_ceil(BLOCK);
+        let super_blocks = cols / SUPER_BLOCK;
         (self.rows, self.cols, self.has) = (rows, cols, need | Need::FLOAT);
-        let quantise = need.includes(Need::INT8);
-        let grow = |now: usize, wanted: usize| wanted.max(now);
-        self.floats.resize(grow(self.floats.len(), rows * blocks * BLOCK), 0.0);
-        if quantise {
-            self.blocks.resize(grow(self.blocks.len(), rows * blocks), Block8::ZERO);
-        }
-        let target = Target {
-            floats: self.floats.as_mut_ptr(),
-            blocks: self.blocks.as_mut_ptr(),
-            rows,
-            cols,
-        };
+        let (small, large) = (need.includes(Need::INT8_32), need.includes(Need::INT8_256));
+        assert!(!large || cols == super_blocks * SUPER_BLOCK, "{cols} columns in blocks of 256");
+        let floats = Rows::grow(&mut self.floats, rows, blocks * BLOCK, 0.0);
+        let in_small = small.then(|| Rows::grow(&mut self.blocks, rows, blocks, Block32::ZERO));
+        let in_large =
+            large.then(|| Rows::grow(&mut self.super_blocks, rows, super_blocks, Block256::ZERO));
         // One row is too little to share.
         threads.run_split(rows, threads.count() * 4, &|range| {
             for t in range {
-                // SAFETY: `floats` has `rows` padded rows and, if wanted, `blocks` has their
-                // blocks; both stay borrowed here, and each row is in one range only.
-                let floats = unsafe { target.row(t) };
-                let (row, padding) = floats.split_at_mut(cols);
-                fill(t, row);
-                padding.fill(0.0);
-                if quantise {
-                    // SAFETY: as above; the pointer is to this row's first block.
-                    let (to, stride) = unsafe { target.first_block(t) };
-                    simd.dispatch(Quantise { x: floats, to, stride });
+                // SAFETY: the rows of all three stay borrowed here, `t` is one of them, and it is
+                // in one range only.
+                unsafe {
+                    let floats = floats.row(t);
+                    let (row, padding) = floats.split_at_mut(cols);
+                    fill(t, row);
+                    padding.fill(0.0);
+                    if let Some(blocks) = &in_small {
+                        blocks.quantise(simd, t, floats);
+                    }
+                    if let Some(blocks) = &in_large {
+                        blocks.quantise(simd, t, floats);
+                    }
                 }
             }
         });
@@ -173,13 +164,23 @@ impl Activations {
         &self.floats[rows.start * padded..rows.end * padded]
     }
 
-    /// The blocks of the tile of row `t`, `[block][row]`, and how many rows it has.
-    pub(super) fn tile_of(&self, t: usize) -> (&[Block8], usize) {
-        assert!(t < self.rows && self.has(Need::INT8), "row {t} of {}", self.rows);
-        let blocks = self.cols.div_ceil(BLOCK);
-        let (start, rows) = tile_rows(t, self.rows);
-        (&self.blocks[start * blocks..][..rows * blocks], rows)
+    /// The blocks of 32 of the tile of row `t`, `[block][row]`, and how many rows it has.
+    pub(super) fn tile_of(&self, t: usize) -> (&[Block32], usize) {
+        assert!(t < self.rows && self.has(Need::INT8_32), "row {t} of {}", self.rows);
+        tile_blocks(&self.blocks, t, self.rows, self.cols.div_ceil(BLOCK))
     }
+
+    /// As [`Activations::tile_of`] with blocks of 256.
+    pub(super) fn super_tile_of(&self, t: usize) -> (&[Block256], usize) {
+        assert!(t < self.rows && self.has(Need::INT8_256), "row {t} of {}", self.rows);
+        tile_blocks(&self.super_blocks, t, self.rows, self.cols / SUPER_BLOCK)
+    }
+}
+
+/// The blocks of the tile of row `t` of `rows` with `per_row` blocks each, and its rows.
+fn tile_blocks<B>(blocks: &[B], t: usize, rows: usize, per_row: usize) -> (&[B], usize) {
+    let (start, in_tile) = tile_rows(t, rows);
+    (&blocks[start * per_row..][..in_tile * per_row], in_tile)
 }
 
 /// First row and number of rows of the tile that holds row `t`.
@@ -188,96 +189,45 @@ pub(super) fn tile_rows(t: usize, rows: usize) -> (usize, usize) {
     (start, TILE.min(rows - start))
 }
 
-/// Where rows are written, by several threads at once.
-struct Target {
-    floats: *mut f32,
-    blocks: *mut Block8,
+/// Where rows of `T` are written, by several threads at once.
+struct Rows<T> {
+    start: *mut T,
     rows: usize,
-    cols: usize,
+    per_row: usize,
 }
 
-// SAFETY: the methods hand out disjoint parts for distinct rows.
-unsafe impl Sync for Target {}
+// SAFETY: the methods hand out or write disjoint parts for distinct rows.
+unsafe impl<T: Send> Sync for Rows<T> {}
 
-impl Target {
-    /// The padded row `t`.
+impl<T: Copy> Rows<T> {
+    /// The rows at the beginning of `buffer`, which never shrinks.
+    fn grow(buffer: &mut Vec<T>, rows: usize, per_row: usize, value: T) -> Self {
+        buffer.resize(buffer.len().max(rows * per_row), value);
+        Self { start: buffer.as_mut_ptr(), rows, per_row }
+    }
+
+    /// Row `t`, rows one after another.
     ///
     /// # Safety
-    /// `t < rows`; the buffer holds all padded rows, outlives the result, and nobody else uses
-    /// row `t` meanwhile.
+    /// `t < rows`; the buffer outlives the result, and nobody else uses row `t` meanwhile.
     #[expect(clippy::mut_from_ref, reason = "a part of a buffer shared by rows")]
-    unsafe fn row(&self, t: usize) -> &mut [f32] {
-        let padded = self.cols.div_ceil(BLOCK) * BLOCK;
+    unsafe fn row(&self, t: usize) -> &mut [T] {
         // SAFETY: by the contract of this function.
-        unsafe { std::slice::from_raw_parts_mut(self.floats.add(t * padded), padded) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(t * self.per_row), self.per_row) }
     }
+}
 
-    /// The first block of row `t`, and how many blocks further the next one is.
+impl<B: Block> Rows<B> {
+    /// Writes row `t`, rows interleaved by tiles, from `x`.
     ///
     /// # Safety
-    /// `t < rows`; the buffer holds the blocks of all rows.
-    unsafe fn first_block(&self, t: usize) -> (*mut Block8, usize) {
-        let (start, rows) = tile_rows(t, self.rows);
-        // SAFETY: by the contract of this function: the first block of the tile is the `start *
-        // blocks`-th, and block 0 of its rows comes first.
-        let at = unsafe { self.blocks.add(start * self.cols.div_ceil(BLOCK) + (t - start)) };
-        (at, rows)
+    /// `t < rows`; the buffer is alive, and nobody else uses row `t` meanwhile.
+    unsafe fn quantise(&self, simd: SimdLevel, t: usize, x: &[f32]) {
+        assert!(x.len() / B::COLS <= self.per_row, "blocks of a row");
+        let (start, stride) = tile_rows(t, self.rows);
+        // SAFETY: by the contract: the first block of the tile is the `start * per_row`-th, and
+        // block 0 of its rows comes first; block `b` is `b * stride` further.
+        let to = unsafe { self.start.add(start * self.per_row + (t - start)) };
+        simd.dispatch(Quantise { x, to, stride });
     }
-}
-
-/// Quantises one padded row into blocks `stride` apart.
-struct Quantise<'a> {
-    x: &'a [f32],
-    /// Valid for writes of a block at every multiple of `stride` below the row's blocks.
-    to: *mut Block8,
-    stride: usize,
-}
-
-/// Below this magnitude a block counts as zero: its reciprocal would overflow.
-const TINY: f32 = 1e-30;
-
-impl Kernel for Quantise<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let (blocks, _) = self.x.as_chunks::<BLOCK>();
-        for (b, x) in blocks.iter().enumerate() {
-            let block = quantise(simd, x);
-            // SAFETY: by the contract of the field.
-            unsafe { self.to.add(b * self.stride).write(block) };
-        }
-    }
-}
-
-#[inline(always)]
-fn quantise<S: Simd>(simd: S, x: &[f32; BLOCK]) -> Block8 {
-    let zero = simd.splat(0.0);
-    let (mut largest, mut poison) = (zero, zero);
-    for i in (0..BLOCK).step_by(S::LANES) {
-        let v = simd.load(&x[i..]);
-        largest = simd.max(simd.abs(v), largest);
-        // Zero, unless an element is a NaN or an infinity.
-        poison = simd.fma(v, zero, poison);
-    }
-    let largest = simd.max_lane(largest);
-    let mut block = Block8::ZERO;
-    if simd.sum(poison) != 0.0 || !largest.is_finite() {
-        (block.scale, block.sum, block.centre_halves) = (f32::NAN, f32::NAN, [f32::NAN; 2]);
-        return block;
-    }
-    if largest < TINY {
-        return block;
-    }
-    let inverse = simd.splat(127.0 / largest);
-    let mut sums = [0; 2];
-    for i in (0..BLOCK).step_by(S::LANES) {
-        let q = simd.round_to_i32(simd.mul(simd.load(&x[i..]), inverse));
-        // SAFETY: `i + L <= 32`; lanes are within 127 of zero because `|x| <= largest`.
-        unsafe { simd.store_i8_ptr(block.q.as_mut_ptr().add(i), q) };
-        sums[i / (BLOCK / 2)] += simd.sum_i32(q);
-    }
-    block.scale = largest / 127.0;
-    block.sum = block.scale * (sums[0] + sums[1]) as f32;
-    block.centre_halves = sums.map(|sum| block.scale * (-32 * sum) as f32);
-    block
 }

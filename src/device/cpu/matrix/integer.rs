@@ -1,10 +1,10 @@
-//! Quantised weights times int8 activations: one kernel body for every block type and row count.
+//! Weights in blocks of 32 times int8 activations: one kernel body for every type and row count.
 //!
 //! Per 32 columns: unpack eight quads of 8 or 16 weight rows once, then for each activation row
-//! `acc += (scale_w * scale_x) * dot + shift_w * sum_x`, where `dot` is exact in integers and `acc`
-//! is one f32 lane per weight row (Q6_K: `scale_w * (scale_x * dot - 32 sum_x)` for each half).
-//! Nothing is summed across lanes. A decode step keeps `acc` in registers; more rows keep it in the
-//! first-level cache; the operations are the same.
+//! `acc += (scale_w * scale_x) * dot + minimum_w * sum_x`, where `dot` is exact in integers, the
+//! offsets of the quants included, and `acc` is one f32 lane per weight row. Nothing is summed
+//! across lanes. A decode step keeps `acc` in registers; more rows keep it in the first-level
+//! cache; the operations are the same.
 //!
 //! Cost with AVX2, per 8 weight rows and 32 columns of four-bit weights: 12 instructions to unpack,
 //! then 8 broadcasts, 8 `vpmaddubsw` and some 13 others per activation row. With VNNI the 8 dots
@@ -12,26 +12,48 @@
 
 #![expect(clippy::needless_range_loop, reason = "`part` counts sums and weight rows alike")]
 
-use super::activations::{Block8, TILE};
-use super::formats::{Format, GroupScales};
+use super::activations::TILE;
+use super::formats::Format;
 use super::layout::PANEL;
+use super::quantise::Block32;
 use crate::device::cpu::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
-/// The products of some panels with some rows of one tile.
-pub(super) struct IntegerStrip<'a, F> {
+/// Some panels, and some rows of one tile in blocks `B`.
+pub(super) struct Strip<'a, B> {
     /// Whole panels of the format, one after another.
     pub panels: &'a [u8],
     /// Bytes of one panel.
     pub panel_bytes: usize,
     /// Blocks `[block][row of the tile]`, beginning at the first row wanted.
-    pub x: &'a [Block8],
+    pub x: &'a [B],
     /// Rows of the tile: from one block of a row to its next.
     pub stride: usize,
     /// Rows wanted.
     pub rows: usize,
     /// `[rows][panels * 16]`, overwritten.
     pub out: &'a mut [f32],
+}
+
+impl<B> Strip<'_, B> {
+    /// Asserts that all sizes fit, with a block for each cell; returns `panels * 16`.
+    #[inline(always)]
+    pub(super) fn check(&self, cell_bytes: usize) -> usize {
+        assert!(self.rows >= 1 && self.rows <= self.stride && self.panel_bytes > 0);
+        assert!(self.rows <= TILE, "rows of a tile");
+        assert!(self.panel_bytes.is_multiple_of(cell_bytes));
+        let blocks = self.panel_bytes / cell_bytes;
+        assert!(self.x.len() >= (blocks - 1) * self.stride + self.rows, "blocks of the tile");
+        assert!(self.panels.len().is_multiple_of(self.panel_bytes));
+        let width = self.panels.len() / self.panel_bytes * PANEL;
+        assert_eq!(self.out.len(), self.rows * width, "rows of the strip");
+        width
+    }
+}
+
+/// The products of some panels with some rows of one tile.
+pub(super) struct IntegerStrip<'a, F> {
+    pub strip: Strip<'a, Block32>,
     pub format: PhantomData<F>,
 }
 
@@ -39,23 +61,17 @@ impl<F: Format> Kernel for IntegerStrip<'_, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let cells = self.panel_bytes / F::CELL_BYTES;
-        let blocks = cells * F::GROUPS;
-        assert!(self.rows >= 1 && self.rows <= self.stride && self.panel_bytes > 0);
-        assert!(self.x.len() >= (blocks - 1) * self.stride + self.rows, "blocks of the tile");
-        assert!(self.panels.len().is_multiple_of(self.panel_bytes));
-        assert!(self.panel_bytes.is_multiple_of(F::CELL_BYTES));
-        let width = self.panels.len() / self.panel_bytes * PANEL;
-        assert_eq!(self.out.len(), self.rows * width, "rows of the strip");
-        for (p, panel) in self.panels.chunks_exact(self.panel_bytes).enumerate() {
-            let out = &mut self.out[p * PANEL..];
+        let strip = self.strip;
+        let width = strip.check(F::CELL_BYTES);
+        for (p, panel) in strip.panels.chunks_exact(strip.panel_bytes).enumerate() {
+            let out = &mut strip.out[p * PANEL..];
             // SAFETY: the sizes were checked: the panel is whole cells of `F`; row `t < rows` of
             // block `b` is block `b * stride + t` of `x` and within it.
             unsafe {
-                if self.rows == 1 {
-                    one_row::<S, F>(simd, panel, self.x.as_ptr(), self.stride, out);
+                if strip.rows == 1 {
+                    one_row::<S, F>(simd, panel, strip.x.as_ptr(), strip.stride, out);
                 } else {
-                    let x = Rows { x: self.x.as_ptr(), stride: self.stride, rows: self.rows };
+                    let x = Rows { x: strip.x.as_ptr(), stride: strip.stride, rows: strip.rows };
                     many_rows::<S, F>(simd, panel, &x, out, width);
                 }
             }
@@ -65,7 +81,7 @@ impl<F: Format> Kernel for IntegerStrip<'_, F> {
 
 /// Activation rows of a tile.
 struct Rows {
-    x: *const Block8,
+    x: *const Block32,
     stride: usize,
     rows: usize,
 }
@@ -75,34 +91,40 @@ struct Rows {
 #[repr(align(64))]
 struct Sums([[f32; PANEL]; TILE]);
 
-/// `acc` plus what 32 columns contribute: the one place where the arithmetic is written down.
-///
-/// # Safety
-/// `x` points to a block.
-#[inline(always)]
-unsafe fn accumulate<S: Simd, F: Format>(
-    simd: S,
-    acc: S::F32,
+/// What the rows of one vector of a cell share.
+struct Cell<S: Simd> {
     w: [S::Bytes; 8],
-    scales: &GroupScales<S>,
-    x: *const Block8,
-) -> S::F32 {
-    // SAFETY: by the contract; quantisation never yields -128.
-    let (x, dots) = unsafe { (&*x, F::dots(simd, w, (*x).q.as_ptr())) };
-    let scale_x = simd.splat(x.scale);
-    let mut acc = acc;
-    if F::HALVED {
-        for (half, scale) in [scales.scale, scales.shift].into_iter().enumerate() {
-            let centre = simd.splat(x.centre_halves[half]);
-            acc = simd.fma(scale, simd.fma(simd.to_f32(dots[half]), scale_x, centre), acc);
-        }
-    } else {
-        acc = simd.fma(simd.mul(scales.scale, scale_x), simd.to_f32(dots[0]), acc);
-        if F::shifted::<S>() {
-            acc = simd.fma(scales.shift, simd.splat(x.sum), acc);
+    scale: S::F32,
+    /// Unused where the type has none.
+    minimum: S::F32,
+}
+
+impl<S: Simd> Cell<S> {
+    /// # Safety
+    /// As the methods of [`Format`].
+    #[inline(always)]
+    unsafe fn unpack<F: Format>(simd: S, cell: *const u8, row: usize) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe {
+            let scale = F::scales(simd, cell, row);
+            let minimum = if F::MINIMUM { F::minimums(simd, cell, row) } else { scale };
+            Self { w: F::quads(simd, cell, row), scale, minimum }
         }
     }
-    acc
+
+    /// `acc` plus what 32 columns contribute: the one place where the arithmetic is written down.
+    #[inline(always)]
+    fn accumulate<F: Format>(&self, simd: S, acc: S::F32, x: &Block32) -> S::F32 {
+        let start = match F::offset_bits::<S>() {
+            Some(bits) => simd.shift_left_i32(simd.splat_i32(x.minus_sum), bits),
+            None => simd.splat_i32(0),
+        };
+        // SAFETY: a block has 32 bytes, and quantisation never yields -128.
+        let dot = unsafe { F::dot(simd, start, self.w, x.q.as_ptr()) };
+        let scale = simd.mul(self.scale, simd.splat(x.scale));
+        let acc = simd.fma(scale, simd.to_f32(dot), acc);
+        if F::MINIMUM { simd.fma(self.minimum, simd.splat(x.sum), acc) } else { acc }
+    }
 }
 
 /// # Safety
@@ -111,24 +133,19 @@ unsafe fn accumulate<S: Simd, F: Format>(
 unsafe fn one_row<S: Simd, F: Format>(
     simd: S,
     panel: &[u8],
-    x: *const Block8,
+    x: *const Block32,
     stride: usize,
     out: &mut [f32],
 ) {
     // At most two vectors make a panel.
     let mut acc = [simd.splat(0.0); 2];
     for (c, cell) in panel.chunks_exact(F::CELL_BYTES).enumerate() {
-        // SAFETY: `cell` is a whole cell; `c * GROUPS + group` is a block of the row.
+        // SAFETY: `cell` is a whole cell, and `c` a block of the row.
         unsafe {
-            let header = F::header(cell.as_ptr());
-            for group in 0..F::GROUPS {
-                let x = x.add((c * F::GROUPS + group) * stride);
-                for part in 0..PANEL / S::LANES {
-                    let row = part * S::LANES;
-                    let w = F::quads(simd, cell.as_ptr(), group, row);
-                    let scales = F::scales(simd, cell.as_ptr(), &header, group, row);
-                    acc[part] = accumulate::<S, F>(simd, acc[part], w, &scales, x);
-                }
+            let x = &*x.add(c * stride);
+            for part in 0..PANEL / S::LANES {
+                let cell = Cell::unpack::<F>(simd, cell.as_ptr(), part * S::LANES);
+                acc[part] = cell.accumulate::<F>(simd, acc[part], x);
             }
         }
     }
@@ -150,22 +167,17 @@ unsafe fn many_rows<S: Simd, F: Format>(
     let mut sums = Sums([[0.0; PANEL]; TILE]);
     let acc = &mut sums.0[..x.rows];
     for (c, cell) in panel.chunks_exact(F::CELL_BYTES).enumerate() {
-        // SAFETY: `cell` is a whole cell; `c * GROUPS + group` is a block of each row; a vector of
-        // lanes at `part * L` is within the 16 of a row of `acc`.
+        // SAFETY: `cell` is a whole cell, and `c` a block of each row; a vector of lanes at
+        // `part * L` is within the 16 of a row of `acc`.
         unsafe {
-            let header = F::header(cell.as_ptr());
-            for group in 0..F::GROUPS {
-                let x = x.x.add((c * F::GROUPS + group) * x.stride);
-                for part in 0..PANEL / S::LANES {
-                    let row = part * S::LANES;
-                    let w = F::quads(simd, cell.as_ptr(), group, row);
-                    let scales = F::scales(simd, cell.as_ptr(), &header, group, row);
-                    for (t, acc) in acc.iter_mut().enumerate() {
-                        let acc = acc.as_mut_ptr().add(row);
-                        let sum = simd.load_ptr(acc);
-                        let sum = accumulate::<S, F>(simd, sum, w, &scales, x.add(t));
-                        simd.store_ptr(acc, sum);
-                    }
+            let x = std::slice::from_raw_parts(x.x.add(c * x.stride), x.rows);
+            for part in 0..PANEL / S::LANES {
+                let row = part * S::LANES;
+                let cell = Cell::unpack::<F>(simd, cell.as_ptr(), row);
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    let acc = acc.as_mut_ptr().add(row);
+                    let sum = cell.accumulate::<F>(simd, simd.load_ptr(acc), x);
+                    simd.store_ptr(acc, sum);
                 }
             }
         }

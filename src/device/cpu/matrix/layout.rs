@@ -20,8 +20,10 @@ use std::thread;
 
 /// Rows of a panel.
 pub(super) const PANEL: usize = 16;
-/// Columns that share an activation scale.
+/// Columns of a block of the plain and simple types.
 pub(super) const BLOCK: usize = 32;
+/// Columns of a block of the K-quants.
+pub(super) const SUPER_BLOCK: usize = 256;
 /// Bytes of a vector: four per row of the panel.
 pub(super) const VECTOR: usize = 4 * PANEL;
 /// Bytes of one f16 per row of the panel.

@@ -2,8 +2,9 @@
 //!
 //! Weights stay in their GGUF block type, sixteen rows interleaved (`layout`). Activations are
 //! prepared once for all matrices that read them ([`Activations`]): as f32 for plain weights, as
-//! int8 blocks of 32 for quantised ones. A kernel unpacks a weight block once and applies it to all
-//! rows of a tile (`integer`, `float`).
+//! int8 blocks of 32 or 256 for quantised ones, by the rules of ggml's formats (`quantise`). A
+//! kernel unpacks a weight block once and applies it to all rows of a tile (`integer` for blocks
+//! of 32, `super_blocks` for the K-quants, `float`).
 //!
 //! Invariant (row invariance): every lane of a panel is one output feature, and its sum over the
 //! blocks is one chain in column order. Nothing else enters, so a result does not depend on the
@@ -17,7 +18,10 @@ mod integer;
 mod layout;
 mod multiply;
 mod plain;
+mod quantise;
 mod storage;
+mod super_blocks;
+mod super_formats;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +34,7 @@ pub use multiply::{
 use crate::device::blocks::dequantize_row;
 use crate::device::{BlockType, MatrixView};
 use crate::error::DeviceError;
-use layout::{Layout, PANEL};
+use layout::{BLOCK, Layout, PANEL};
 use storage::Storage;
 
 /// A weight matrix `[rows, cols]` in panels of sixteen interleaved rows.
@@ -50,24 +54,29 @@ impl Matrix {
     /// If the matrix is empty, its rows are not whole blocks, `bytes` has another size than the
     /// shape demands, or there is not enough memory.
     pub fn pack(view: MatrixView<'_>) -> Result<Self, DeviceError> {
+        let row_bytes = row_bytes(&view)?;
         let MatrixView { name, rows, cols, kind, bytes } = view;
-        let failed = |what: String| DeviceError::Failed(format!("matrix {name}: {what}"));
-        let row_bytes = match kind.row_bytes(cols) {
-            Some(row_bytes) if rows > 0 && cols > 0 => row_bytes,
-            _ => return Err(failed(format!("{rows} rows of {cols} columns do not fit {kind}"))),
-        };
-        if row_bytes.checked_mul(rows) != Some(bytes.len()) {
-            return Err(failed(format!(
-                "expected {rows} rows of {row_bytes} bytes for {kind}, got {} bytes",
-                bytes.len()
-            )));
-        }
         let layout = Layout::new(kind, cols);
         let size = layout.panel_bytes().checked_mul(rows.div_ceil(PANEL));
-        let size = size.ok_or_else(|| failed("larger than the address space".into()))?;
+        let size = size.ok_or_else(|| failed(name, "larger than the address space"))?;
         let mut storage = Storage::zeroed(size, name)?;
         layout.interleave(bytes, row_bytes, storage.as_mut_slice());
         Ok(Self { rows, cols, layout, storage })
+    }
+
+    /// As [`Matrix::pack`], with every weight widened to f32: products then round no activation.
+    ///
+    /// # Errors
+    /// As [`Matrix::pack`].
+    pub fn pack_widened(view: MatrixView<'_>) -> Result<Self, DeviceError> {
+        let row_bytes = row_bytes(&view)?;
+        let mut row = vec![0.0; view.cols];
+        let mut wide = Vec::with_capacity(view.rows.saturating_mul(view.cols).saturating_mul(4));
+        for bytes in view.bytes.chunks_exact(row_bytes) {
+            dequantize_row(view.kind, bytes, &mut row);
+            wide.extend(row.iter().flat_map(|w| w.to_le_bytes()));
+        }
+        Self::pack(MatrixView { kind: BlockType::F32, bytes: &wide, ..view })
     }
 
     /// Out features, `N`.
@@ -97,7 +106,11 @@ impl Matrix {
     /// The form of activations a product with this matrix reads.
     #[must_use]
     pub fn need(&self) -> Need {
-        if self.kind().is_plain() { Need::FLOAT } else { Need::INT8 }
+        match self.kind() {
+            kind if kind.is_plain() => Need::FLOAT,
+            kind if kind.block_elements() == BLOCK => Need::INT8_32,
+            _ => Need::INT8_256,
+        }
     }
 
     /// Decodes row `row` into `out: [cols]`, exactly as [`dequantize_row`] decodes it in the file.
@@ -124,4 +137,24 @@ impl Matrix {
         let bytes = self.layout.panel_bytes();
         &self.storage.as_slice()[panel * bytes..][..bytes]
     }
+}
+
+fn failed(name: &str, what: &str) -> DeviceError {
+    DeviceError::Failed(format!("matrix {name}: {what}"))
+}
+
+/// Bytes of a row of `view`, whose sizes agree.
+fn row_bytes(view: &MatrixView<'_>) -> Result<usize, DeviceError> {
+    let MatrixView { name, rows, cols, kind, bytes } = *view;
+    let row_bytes = match kind.row_bytes(cols) {
+        Some(row_bytes) if rows > 0 && cols > 0 => row_bytes,
+        _ => {
+            return Err(failed(name, &format!("{rows} rows of {cols} columns do not fit {kind}")));
+        }
+    };
+    if row_bytes.checked_mul(rows) != Some(bytes.len()) {
+        let (expected, got) = (format!("{rows} rows of {row_bytes} bytes for {kind}"), bytes.len());
+        return Err(failed(name, &format!("expected {expected}, got {got} bytes")));
+    }
+    Ok(row_bytes)
 }

@@ -8,9 +8,10 @@
 
 use super::activations::{TILE, tile_rows};
 use super::float::FloatStrip;
-use super::integer::IntegerStrip;
+use super::integer::{IntegerStrip, Strip};
 use super::layout::{BLOCK, PANEL};
-use super::{Activations, Matrix, formats, plain};
+use super::super_blocks::SuperStrip;
+use super::{Activations, Matrix, formats, plain, super_formats};
 use crate::device::BlockType;
 use crate::device::cpu::simd::{Kernel, Simd, SimdLevel};
 use crate::device::cpu::threads::Threads;
@@ -296,9 +297,9 @@ fn strip(
         B::Q4_1 => simd.dispatch(job.integer::<formats::Q41>()),
         B::Q5_0 => simd.dispatch(job.integer::<formats::Q50>()),
         B::Q5_1 => simd.dispatch(job.integer::<formats::Q51>()),
-        B::Q4_K => simd.dispatch(job.integer::<formats::Q4K>()),
-        B::Q5_K => simd.dispatch(job.integer::<formats::Q5K>()),
-        B::Q6_K => simd.dispatch(job.integer::<formats::Q6K>()),
+        B::Q4_K => simd.dispatch(job.super_blocks::<super_formats::Q4K>()),
+        B::Q5_K => simd.dispatch(job.super_blocks::<super_formats::Q5K>()),
+        B::Q6_K => simd.dispatch(job.super_blocks::<super_formats::Q6K>()),
     }
 }
 
@@ -333,16 +334,24 @@ impl<'a> Job<'a> {
     }
 
     fn integer<F>(self) -> IntegerStrip<'a, F> {
-        let (panels, panel_bytes) = self.panels();
         let (blocks, stride) = self.x.tile_of(self.rows.start);
-        IntegerStrip {
+        IntegerStrip { strip: self.strip(blocks, stride), format: PhantomData }
+    }
+
+    fn super_blocks<F>(self) -> SuperStrip<'a, F> {
+        let (blocks, stride) = self.x.super_tile_of(self.rows.start);
+        SuperStrip { strip: self.strip(blocks, stride), format: PhantomData }
+    }
+
+    fn strip<B>(self, blocks: &'a [B], stride: usize) -> Strip<'a, B> {
+        let (panels, panel_bytes) = self.panels();
+        Strip {
             panels,
             panel_bytes,
             x: &blocks[self.rows.start % TILE..],
             stride,
             rows: self.rows.len(),
             out: self.out,
-            format: PhantomData,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Products against the f32 product with dequantised weights, and row invariance bit for bit.
 
-use super::layout::BLOCK;
+use super::layout::SUPER_BLOCK;
+use super::quantise::{Block, Block32, Block256, Quantise};
 use super::*;
 use crate::device::cpu::simd::SimdLevel;
 use crate::device::cpu::threads::Threads;
@@ -80,9 +81,12 @@ fn levels() -> Vec<SimdLevel> {
     levels
 }
 
+/// In all forms that so many columns can have.
 fn prepared(threads: &Threads, simd: SimdLevel, x: &[f32], cols: usize) -> Activations {
     let mut activations = Activations::new();
-    activations.prepare(threads, simd, x, x.len() / cols, cols, Need::FLOAT | Need::INT8);
+    let whole = cols.is_multiple_of(SUPER_BLOCK);
+    let need = if whole { Need::INT8_32 | Need::INT8_256 } else { Need::INT8_32 };
+    activations.prepare(threads, simd, x, x.len() / cols, cols, Need::FLOAT | need);
     activations
 }
 
@@ -147,6 +151,24 @@ fn rows_decode_as_they_do_in_the_file() {
 }
 
 #[test]
+fn a_widened_matrix_holds_the_decoded_rows() {
+    let mut random = Random(13);
+    for kind in BlockType::ALL {
+        let cols = odd_cols(kind);
+        let bytes = random_bytes(kind, 21, cols, &mut random);
+        let narrow = Matrix::pack(view(kind, 21, cols, &bytes)).unwrap();
+        let wide = Matrix::pack_widened(view(kind, 21, cols, &bytes)).unwrap();
+        assert_eq!((wide.kind(), wide.need()), (BlockType::F32, Need::FLOAT));
+        let (mut expected, mut found) = (vec![0.0; cols], vec![0.0; cols]);
+        for row in 0..21 {
+            narrow.dequantize_row(row, &mut expected);
+            wide.dequantize_row(row, &mut found);
+            assert_eq!(bits(&found), bits(&expected), "{kind}, row {row}");
+        }
+    }
+}
+
+#[test]
 fn sizes_that_contradict_each_other_are_errors() {
     for (rows, cols, size) in [(0, 32, 0), (2, 33, 36), (2, 32, 35), (usize::MAX, 32, 18)] {
         let bytes = vec![0; size];
@@ -157,12 +179,18 @@ fn sizes_that_contradict_each_other_are_errors() {
 
 /// The product in f64 with dequantised weights, and a bound on how far a kernel may be from it.
 ///
-/// Quantising `x` moves an element by at most half of `max|x| / 127` of its block (a hair more
-/// where the reciprocal rounds up). f32 arithmetic adds, for every block of 32, a few roundings of
-/// terms whose magnitudes are `scale * dot`, `offset * sum` and the running total; 32 + blocks
-/// roundings of the sum of magnitudes, offsets included, cover them.
+/// Quantising `x` moves an element by at most half of `max|x| / 127` of its block of 32 or 256 (a
+/// hair more where the reciprocal rounds up). With blocks of 32 the scale and the sum are then
+/// rounded to f16, each part of the product by at most 2^-11: a scaled quant and an offset are at
+/// most a few times the heaviest weight of their block. f32 arithmetic adds, for every block, a few
+/// roundings of terms whose magnitudes are `scale * dot`, `offset * sum` and the running total; 32
+/// + blocks roundings of the sum of magnitudes, offsets included, cover them.
 fn reference(w: &Matrix, x: &[f32]) -> Vec<(f64, f64)> {
     let cols = w.cols();
+    let block = w.kind().block_elements().max(32);
+    let quantised = !w.kind().is_plain();
+    let half = if quantised && block == 32 { 2.0_f64.powi(-11) } else { 0.0 };
+    let roundings = (32.0 + cols as f64 / 32.0) * 2.0_f64.powi(-24);
     let mut out = Vec::new();
     let mut row = vec![0.0; cols];
     let decoded: Vec<Vec<f32>> = (0..w.rows())
@@ -174,26 +202,95 @@ fn reference(w: &Matrix, x: &[f32]) -> Vec<(f64, f64)> {
     for x in x.chunks_exact(cols) {
         for w_row in &decoded {
             let (mut exact, mut bound) = (0.0, 0.0);
-            for (w_block, x) in w_row.chunks(BLOCK).zip(x.chunks(BLOCK)) {
+            for (w_block, x) in w_row.chunks(block).zip(x.chunks(block)) {
                 let largest = f64::from(x.iter().fold(0.0_f32, |m, v| m.max(v.abs())));
                 let heaviest = f64::from(w_block.iter().fold(0.0_f32, |m, v| m.max(v.abs())));
                 for (w, x) in w_block.iter().zip(x) {
                     let (w, x) = (f64::from(*w), f64::from(*x));
                     exact += w * x;
-                    if w_row.len() % BLOCK == 0 {
+                    if quantised {
                         bound += w.abs() * largest / 254.0 * 1.0001;
                     }
-                    // An offset is at most a few times the heaviest weight of its block (AVX-512
-                    // offsets signed bytes by 128, as much as the heaviest can be).
-                    let roundings = 32.0 + cols as f64 / 32.0;
-                    bound +=
-                        roundings * 2.0_f64.powi(-24) * (w * x).abs().max(3.0 * heaviest * largest);
+                    bound += half * 3.0 * heaviest * x.abs();
+                    bound += roundings * (w * x).abs().max(3.0 * heaviest * largest);
                 }
             }
             out.push((exact, bound));
         }
     }
     out
+}
+
+/// `x` as blocks `B`, one after another.
+fn quantised<B: Block>(simd: SimdLevel, x: &[f32]) -> Vec<B> {
+    let mut blocks = vec![B::ZERO; x.len() / B::COLS];
+    simd.dispatch(Quantise { x, to: blocks.as_mut_ptr(), stride: 1 });
+    blocks
+}
+
+#[test]
+fn blocks_of_32_are_those_of_the_format() {
+    let mut random = Random(20);
+    let mut x = random.floats(32 * 50);
+    x[..32].fill(0.0);
+    // Rounds to even: 2.5 and 3.5 steps.
+    (x[32], x[33], x[34]) = (127.0, 2.5, 3.5);
+    for simd in levels() {
+        let blocks = quantised::<Block32>(simd, &x);
+        assert_eq!(blocks[0], Block32::ZERO);
+        assert_eq!(blocks[1].q[..3], [127, 2, 4]);
+        for (block, x) in blocks.iter().zip(x.chunks(32)) {
+            let largest = x.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let scale = f16::from_f32(largest / 127.0);
+            assert_eq!(block.scale, scale.to_f32());
+            let sum: i32 = block.q.iter().map(|q| i32::from(*q)).sum();
+            assert_eq!(block.minus_sum, -sum);
+            assert_eq!(block.sum, f16::from_f32(largest / 127.0 * sum as f32).to_f32());
+            for (q, x) in block.q.iter().zip(x) {
+                let exact = f64::from(*x) * 127.0 / f64::from(largest.max(1e-30));
+                assert!((f64::from(*q) - exact).abs() <= 0.5001, "{q} for {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_of_256_take_the_element_of_largest_magnitude_to_minus_127() {
+    let mut random = Random(21);
+    let mut x = random.floats(256 * 20);
+    x[..256].fill(0.0);
+    // A tie: the first one counts.
+    (x[256 + 9], x[256 + 200]) = (2.0, -2.0);
+    (x[512 + 9], x[512 + 200]) = (-2.0, 2.0);
+    for simd in levels() {
+        let blocks = quantised::<Block256>(simd, &x);
+        assert_eq!(blocks[0], Block256::ZERO);
+        assert_eq!((blocks[1].q[9], blocks[1].q[200]), (-127, 127));
+        assert_eq!((blocks[2].q[9], blocks[2].q[200]), (-127, 127));
+        for (block, x) in blocks.iter().zip(x.chunks(256)).skip(1) {
+            let heaviest = x.iter().fold(0.0_f32, |m, v| if v.abs() > m.abs() { *v } else { m });
+            assert_eq!(block.scale, 1.0 / (-127.0 / heaviest));
+            for (q, x) in block.q.iter().zip(x) {
+                let exact = f64::from(*x) * -127.0 / f64::from(heaviest);
+                assert!((f64::from(*q) - exact).abs() <= 0.5001, "{q} for {exact}");
+            }
+            let sum = |q: &[i8]| -> i16 { -q.iter().map(|q| i16::from(*q)).sum::<i16>() };
+            let halves: Vec<_> = block.q.chunks(16).map(sum).collect();
+            let groups: Vec<_> = block.q.chunks(32).map(sum).collect();
+            assert_eq!(block.minus_half_sums[..], halves);
+            assert_eq!(block.minus_sums[..], groups);
+        }
+    }
+}
+
+#[test]
+fn a_block_that_f16_cannot_scale_stays_finite() {
+    let x = [3.0e7_f32; 32];
+    for simd in levels() {
+        let block = quantised::<Block32>(simd, &x)[0];
+        assert_eq!((block.scale, block.q), (3.0e7 / 127.0, [127; 32]));
+        assert!((block.sum / 32.0 - 3.0e7).abs() < 10.0);
+    }
 }
 
 #[test]
@@ -248,8 +345,9 @@ fn integer_weights_and_activations_give_exact_products() {
         }
         let w = Matrix::pack(view(kind, 20, cols, &bytes)).unwrap();
         let mut x: Vec<f32> = (0..3 * cols).map(|_| (random.next() % 21) as f32 - 10.0).collect();
-        // The largest of every block is 127, so the scale is exactly 1.
-        x.iter_mut().step_by(BLOCK).for_each(|v| *v = 127.0);
+        // The largest of every block is 127, so the scale is exactly 1 or -1, and the sum of a
+        // block of 32 is a whole number that f16 holds.
+        x.iter_mut().step_by(32).for_each(|v| *v = 127.0);
         let expected: Vec<f32> = reference(&w, &x).iter().map(|(exact, _)| *exact as f32).collect();
         for simd in levels() {
             assert_eq!(product(&threads, simd, &w, &x), expected, "{kind} {simd}");
@@ -387,7 +485,7 @@ fn a_streaming_head_finds_what_full_rows_hold() {
         assert_eq!(scan.scan(&threads[1], simd, &w, &x, true, &targets), found);
         let mut alone = Activations::new();
         for t in [0, 7, 39] {
-            let need = Need::INT8;
+            let need = w.need();
             alone.prepare(&threads[0], simd, x.row(t), 1, 256, need);
             assert_eq!(
                 scan.scan(&threads[1], simd, &w, &alone, true, &targets[t..=t])[0],
@@ -445,14 +543,18 @@ fn activations_shrink_and_grow_without_leaving_traces() {
     let threads = Threads::new(2).unwrap();
     let simd = SimdLevel::detect();
     let mut reused = Activations::new();
-    for (rows, cols) in [(40, 100), (3, 33), (1, 7), (70, 64), (2, 100)] {
+    for (rows, cols) in [(40, 100), (3, 33), (33, 512), (1, 7), (70, 64), (2, 512), (2, 100)] {
         let x = random.floats(rows * cols);
-        reused.prepare(&threads, simd, &x, rows, cols, Need::INT8 | Need::FLOAT);
+        let both = if cols == 512 { Need::INT8_32 | Need::INT8_256 } else { Need::INT8_32 };
+        reused.prepare(&threads, simd, &x, rows, cols, both);
         let fresh = prepared(&threads, simd, &x, cols);
         for t in 0..rows {
             assert_eq!(reused.row(t), &x[t * cols..][..cols]);
             assert_eq!(reused.padded_rows(t..t + 1), fresh.padded_rows(t..t + 1));
             assert_eq!(reused.tile_of(t), fresh.tile_of(t));
+            if cols == 512 {
+                assert_eq!(reused.super_tile_of(t), fresh.super_tile_of(t));
+            }
         }
     }
 }

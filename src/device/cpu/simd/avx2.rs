@@ -43,7 +43,7 @@ pub(super) fn enter<K: Kernel>(kernel: K, simd: Avx2) -> K::Output {
 // unaligned ones.
 impl Simd for Avx2 {
     const LANES: usize = 8;
-    const SIGNED_OFFSET: f32 = 0.0;
+    const SIGNED_OFFSET_BITS: Option<i32> = None;
     type F32 = __m256;
     type I32 = __m256i;
     type Bytes = __m256i;
@@ -101,16 +101,6 @@ impl Simd for Avx2 {
     unsafe fn load_f16_ptr(self, from: *const f16) -> __m256 {
         // SAFETY: see above the impl.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn load_u8_ptr(self, from: *const u8) -> __m256 {
-        // SAFETY: see above the impl.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8_ptr(self, from: *const i8) -> __m256 {
-        // SAFETY: see above the impl.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
     }
 
     #[inline(always)]
@@ -201,6 +191,21 @@ impl Simd for Avx2 {
         unsafe { _mm256_add_epi32(a, b) }
     }
     #[inline(always)]
+    fn shift_left_i32(self, v: __m256i, bits: i32) -> __m256i {
+        // SAFETY: see above the impl. The count is a constant after inlining.
+        unsafe { _mm256_sll_epi32(v, _mm_cvtsi32_si128(bits)) }
+    }
+    #[inline(always)]
+    unsafe fn load_i32_ptr(self, from: *const i32) -> __m256i {
+        // SAFETY: see above the impl.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32_ptr(self, to: *mut i32, v: __m256i) {
+        // SAFETY: see above the impl.
+        unsafe { _mm256_storeu_si256(to.cast(), v) }
+    }
+    #[inline(always)]
     fn sum_i32(self, v: __m256i) -> i32 {
         // SAFETY: see above the impl.
         unsafe {
@@ -262,15 +267,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn dot<const Q: usize>(self, acc: __m256i, w: [__m256i; Q], x: *const i8) -> __m256i {
-        // SAFETY: see above the impl; quad `q` is the four bytes from `4 q`.
-        unsafe {
-            let mut sums = _mm256_maddubs_epi16(w[0], splat_quad(x));
-            for q in 1..Q {
-                let quad = splat_quad(x.add(4 * q));
-                sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(w[q], quad));
-            }
-            _mm256_add_epi32(acc, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)))
-        }
+        // SAFETY: see above the impl.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(half_dots(w, x), _mm256_set1_epi16(1))) }
     }
     #[inline(always)]
     fn signed_weights(self, w: __m256i) -> __m256i {
@@ -294,6 +292,52 @@ impl Simd for Avx2 {
             }
             out
         }
+    }
+    #[inline(always)]
+    unsafe fn load_scales_ptr(self, from: *const i8) -> __m256i {
+        // SAFETY: the caller's contract. Both halves of a lane get the scale.
+        unsafe { self.load_pairs_ptr(from, from) }
+    }
+    #[inline(always)]
+    unsafe fn dot_scaled<const Q: usize>(
+        self,
+        acc: __m256i,
+        w: [__m256i; Q],
+        x: *const i8,
+        scales: __m256i,
+    ) -> __m256i {
+        // SAFETY: see above the impl. The widening multiplication takes the scale along.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(half_dots(w, x), scales)) }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs_ptr(self, first: *const i8, second: *const i8) -> __m256i {
+        // SAFETY: see above the impl.
+        unsafe {
+            let (a, b) = (_mm_loadl_epi64(first.cast()), _mm_loadl_epi64(second.cast()));
+            _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, acc: __m256i, pairs: __m256i, x: *const i16) -> __m256i {
+        // SAFETY: see above the impl.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, splat_quad(x.cast()))) }
+    }
+}
+
+/// The dot of every lane in two halves of 16 bits: bytes 0 and 1 of each quad, and bytes 2 and 3.
+///
+/// # Safety
+/// The processor has AVX2; `x` is valid for reads of `4 Q` bytes.
+#[inline(always)]
+unsafe fn half_dots<const Q: usize>(w: [__m256i; Q], x: *const i8) -> __m256i {
+    // SAFETY: by the contract of this function; quad `q` is the four bytes from `4 q`.
+    unsafe {
+        let mut sums = _mm256_maddubs_epi16(w[0], splat_quad(x));
+        for q in 1..Q {
+            let quad = splat_quad(x.add(4 * q));
+            sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(w[q], quad));
+        }
+        sums
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn enter<K: Kernel>(kernel: K, simd: Avx512) -> K::Output {
 // the unaligned ones.
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    const SIGNED_OFFSET: f32 = 128.0;
+    const SIGNED_OFFSET_BITS: Option<i32> = Some(7);
     type F32 = __m512;
     type I32 = __m512i;
     type Bytes = __m512i;
@@ -103,16 +103,6 @@ impl Simd for Avx512 {
     unsafe fn load_f16_ptr(self, from: *const f16) -> __m512 {
         // SAFETY: see above the impl.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn load_u8_ptr(self, from: *const u8) -> __m512 {
-        // SAFETY: see above the impl.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8_ptr(self, from: *const i8) -> __m512 {
-        // SAFETY: see above the impl.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
     }
 
     #[inline(always)]
@@ -205,6 +195,21 @@ impl Simd for Avx512 {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
+    fn shift_left_i32(self, v: __m512i, bits: i32) -> __m512i {
+        // SAFETY: see above the impl. The count is a constant after inlining.
+        unsafe { _mm512_sll_epi32(v, _mm_cvtsi32_si128(bits)) }
+    }
+    #[inline(always)]
+    unsafe fn load_i32_ptr(self, from: *const i32) -> __m512i {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32_ptr(self, to: *mut i32, v: __m512i) {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_storeu_si512(to.cast(), v) }
+    }
+    #[inline(always)]
     fn sum_i32(self, v: __m512i) -> i32 {
         // SAFETY: see above the impl.
         unsafe { _mm512_reduce_add_epi32(v) }
@@ -282,5 +287,40 @@ impl Simd for Avx512 {
     ) -> __m512i {
         // SAFETY: the caller's contract is that of `dot`.
         unsafe { self.dot(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn load_scales_ptr(self, from: *const i8) -> __m512i {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn dot_scaled<const Q: usize>(
+        self,
+        acc: __m512i,
+        w: [__m512i; Q],
+        x: *const i8,
+        scales: __m512i,
+    ) -> __m512i {
+        // SAFETY: see above the impl; the contract of `dot` is the caller's.
+        unsafe {
+            let dots = self.dot(_mm512_setzero_si512(), w, x);
+            _mm512_add_epi32(acc, _mm512_mullo_epi32(dots, scales))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs_ptr(self, first: *const i8, second: *const i8) -> __m512i {
+        // SAFETY: see above the impl.
+        unsafe {
+            let (a, b) = (_mm_loadu_si128(first.cast()), _mm_loadu_si128(second.cast()));
+            let pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
+            _mm512_cvtepi8_epi16(pairs)
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, acc: __m512i, pairs: __m512i, x: *const i16) -> __m512i {
+        // SAFETY: see above the impl.
+        unsafe {
+            _mm512_dpwssd_epi32(acc, pairs, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
+        }
     }
 }

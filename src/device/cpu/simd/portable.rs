@@ -72,7 +72,7 @@ fn halves<const N: usize, T: Copy>(mut v: [T; N], f: impl Fn(T, T) -> T) -> T {
 
 impl<const N: usize> Simd for Portable<N> {
     const LANES: usize = N;
-    const SIGNED_OFFSET: f32 = if N == 16 { 128.0 } else { 0.0 };
+    const SIGNED_OFFSET_BITS: Option<i32> = if N == 16 { Some(7) } else { None };
     type F32 = [f32; N];
     type I32 = [i32; N];
     type Bytes = [[u8; 4]; N];
@@ -111,16 +111,6 @@ impl<const N: usize> Simd for Portable<N> {
     unsafe fn load_f16_ptr(self, from: *const f16) -> [f32; N] {
         // SAFETY: the caller's contract.
         map(unsafe { read(from) }, f16::to_f32)
-    }
-    #[inline(always)]
-    unsafe fn load_u8_ptr(self, from: *const u8) -> [f32; N] {
-        // SAFETY: the caller's contract.
-        map(unsafe { read(from) }, |b: u8| f32::from(b))
-    }
-    #[inline(always)]
-    unsafe fn load_i8_ptr(self, from: *const i8) -> [f32; N] {
-        // SAFETY: the caller's contract.
-        map(unsafe { read(from) }, |b: i8| f32::from(b))
     }
 
     #[inline(always)]
@@ -197,6 +187,20 @@ impl<const N: usize> Simd for Portable<N> {
             out[i] = a[i].wrapping_add(b[i]);
         }
         out
+    }
+    #[inline(always)]
+    fn shift_left_i32(self, v: [i32; N], bits: i32) -> [i32; N] {
+        map(v, |v| v << bits)
+    }
+    #[inline(always)]
+    unsafe fn load_i32_ptr(self, from: *const i32) -> [i32; N] {
+        // SAFETY: the caller's contract.
+        unsafe { read(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32_ptr(self, to: *mut i32, v: [i32; N]) {
+        // SAFETY: the caller's contract.
+        unsafe { write(to, v) }
     }
     #[inline(always)]
     fn sum_i32(self, v: [i32; N]) -> i32 {
@@ -301,6 +305,49 @@ impl<const N: usize> Simd for Portable<N> {
                     out[lane] += i32::from(w[lane][j] as i8) * i32::from(x[j]);
                 }
             }
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn load_scales_ptr(self, from: *const i8) -> [i32; N] {
+        // SAFETY: the caller's contract.
+        map(unsafe { read::<i8, N>(from) }, i32::from)
+    }
+    #[inline(always)]
+    unsafe fn dot_scaled<const Q: usize>(
+        self,
+        acc: [i32; N],
+        w: [[[u8; 4]; N]; Q],
+        x: *const i8,
+        scales: [i32; N],
+    ) -> [i32; N] {
+        // SAFETY: the caller's contract.
+        let dots = unsafe { self.dot([0; N], w, x) };
+        let mut out = acc;
+        for lane in 0..N {
+            out[lane] += dots[lane] * scales[lane];
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn load_pairs_ptr(self, first: *const i8, second: *const i8) -> [i32; N] {
+        // SAFETY: the caller's contract.
+        let (a, b): ([i8; N], [i8; N]) = unsafe { (read(first), read(second)) };
+        let mut out = [0; N];
+        for lane in 0..N {
+            // The second in the upper half, the first, as 16 bits, in the lower one.
+            out[lane] = i32::from(b[lane]) << 16 | i32::from(i16::from(a[lane]) as u16);
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, acc: [i32; N], pairs: [i32; N], x: *const i16) -> [i32; N] {
+        // SAFETY: the caller's contract.
+        let [a, b]: [i16; 2] = unsafe { read(x) };
+        let mut out = acc;
+        for lane in 0..N {
+            let (first, second) = (i32::from(pairs[lane] as i16), pairs[lane] >> 16);
+            out[lane] += first * i32::from(a) + second * i32::from(b);
         }
         out
     }

@@ -198,7 +198,7 @@ impl<const Q: usize> Kernel for Dots<'_, Q> {
             )
         };
         let sum: i32 = self.x.iter().map(|x| i32::from(*x)).sum();
-        let offset = simd.splat(-S::SIGNED_OFFSET * sum as f32);
+        let offset = simd.splat(S::SIGNED_OFFSET_BITS.map_or(0, |bits| -sum << bits) as f32);
         simd.store(self.out, simd.to_f32(a));
         simd.store(self.out_signed, simd.add(simd.to_f32(b), offset));
         S::LANES
@@ -242,34 +242,108 @@ fn byte_dots_are_exact_up_to_the_stated_bound() {
     dots_are_exact::<2>(0x3f);
 }
 
-/// Shifts of byte pairs, conversions of bytes and stores of bytes.
-struct Bytes<'a>(&'a [u8], &'a mut [f32], &'a mut [i8]);
+/// `scale * dot` of two quads per lane, on top of 5.
+struct Scaled<'a>(&'a [u8], &'a [i8], &'a [i8], &'a mut [i32]);
 
-impl Kernel for Bytes<'_> {
+impl Kernel for Scaled<'_> {
     type Output = usize;
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> usize {
-        let Self(from, widened, stored) = self;
-        // SAFETY: the test gives 64 bytes in and 32 places out, more than any level touches.
+        let Self(w, x, scales, out) = self;
+        let mask = simd.splat_u8(0x3f);
+        // SAFETY: the test gives 64 bytes a quad, 8 of `x` and 16 scales and places.
         unsafe {
-            let signed = simd.load_i8_ptr(from.as_ptr().cast());
-            simd.store_ptr(widened.as_mut_ptr(), simd.load_u8_ptr(from.as_ptr()));
-            simd.store_ptr(widened.as_mut_ptr().add(16), signed);
-            simd.store_i8_ptr(stored.as_mut_ptr(), simd.round_to_i32(signed));
+            let w = [0, 64].map(|at| simd.and(simd.load_bytes_ptr(w.as_ptr().add(at)), mask));
+            let scales = simd.load_scales_ptr(scales.as_ptr());
+            let dots = simd.dot_scaled(simd.splat_i32(5), w, x.as_ptr(), scales);
+            simd.store_i32_ptr(out.as_mut_ptr(), dots);
         }
         S::LANES
     }
 }
 
 #[test]
-fn bytes_widen_and_narrow_without_loss() {
-    let from: Vec<u8> = values(5, 64).map(|z| z as u8).collect();
+fn scaled_byte_dots_are_exact_up_to_the_largest_values() {
     for level in levels() {
-        let (mut widened, mut stored) = ([0.0; 32], [0; 16]);
-        for i in 0..level.dispatch(Bytes(&from, &mut widened, &mut stored)) {
-            assert_eq!(widened[i], f32::from(from[i]), "{level}");
-            assert_eq!(widened[16 + i], f32::from(from[i] as i8), "{level}");
-            assert_eq!(stored[i], from[i] as i8, "{level}");
+        for seed in 0..40 {
+            let mut w: Vec<u8> = values(seed, 128).map(|z| z as u8).collect();
+            let mut x: Vec<i8> = values(seed + 99, 8).map(|z| (z as i8).max(-127)).collect();
+            let mut scales: Vec<i8> = values(seed + 7, 16).map(|z| z as i8).collect();
+            if seed == 0 {
+                w.fill(0xff);
+                x.fill(-127);
+                scales.fill(-128);
+            }
+            let mut out = [0; 16];
+            for lane in 0..level.dispatch(Scaled(&w, &x, &scales, &mut out)) {
+                let quads = (0..8).map(|i| (w[64 * (i / 4) + 4 * lane + i % 4] & 0x3f, x[i]));
+                let dot: i32 = quads.map(|(w, x)| i32::from(w) * i32::from(x)).sum();
+                assert_eq!(out[lane], 5 + i32::from(scales[lane]) * dot, "{level}, lane {lane}");
+            }
+        }
+    }
+}
+
+/// Pairs of bytes against two values, on top of -9, shifted.
+struct Pairs<'a>(&'a [i8], [i16; 2], &'a mut [i32]);
+
+impl Kernel for Pairs<'_> {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        let Self(bytes, x, out) = self;
+        // SAFETY: the test gives 32 bytes and 16 places.
+        unsafe {
+            let pairs = simd.load_pairs_ptr(bytes.as_ptr(), bytes.as_ptr().add(16));
+            let sums = simd.dot_pairs(simd.splat_i32(-9), pairs, x.as_ptr());
+            simd.store_i32_ptr(out.as_mut_ptr(), simd.shift_left_i32(sums, 5));
+            let again = simd.load_i32_ptr(out.as_ptr());
+            simd.store_i32_ptr(out.as_mut_ptr(), simd.add_i32(again, simd.splat_i32(1)));
+        }
+        S::LANES
+    }
+}
+
+#[test]
+fn pairs_of_bytes_meet_their_pair_of_values() {
+    for level in levels() {
+        for x in [[0, 1], [-4064, 4064], [2032, -1], [i16::MAX, i16::MIN + 1]] {
+            let mut bytes: Vec<i8> = values(3, 32).map(|z| z as i8).collect();
+            (bytes[0], bytes[16]) = (-128, 127);
+            let mut out = [0; 16];
+            let lanes = level.dispatch(Pairs(&bytes, x, &mut out));
+            for (lane, found) in out[..lanes].iter().enumerate() {
+                let of = |i: usize, x: i16| i32::from(bytes[i]) * i32::from(x);
+                let sum = of(lane, x[0]) + of(16 + lane, x[1]) - 9;
+                assert_eq!(*found, sum * 32 + 1, "{level}, lane {lane}");
+            }
+        }
+    }
+}
+
+/// Stores lanes as bytes.
+struct Narrow<'a>(&'a [f32], &'a mut [i8]);
+
+impl Kernel for Narrow<'_> {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        let lanes = simd.round_to_i32(simd.load(self.0));
+        // SAFETY: the test gives 16 places.
+        unsafe { simd.store_i8_ptr(self.1.as_mut_ptr(), lanes) };
+        S::LANES
+    }
+}
+
+#[test]
+fn lanes_narrow_to_bytes_without_loss() {
+    for level in levels() {
+        for first in (-128..112_i8).step_by(16) {
+            let from: Vec<f32> = (0..16).map(|i| f32::from(first + i)).collect();
+            let mut stored = [0; 16];
+            for i in 0..level.dispatch(Narrow(&from, &mut stored)) {
+                assert_eq!(f32::from(stored[i]), from[i], "{level}");
+            }
         }
     }
 }
