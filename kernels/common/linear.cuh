@@ -102,10 +102,10 @@ __device__ inline void multiply_chunk(Held& held, UnitScales& scales, const Rows
 #pragma unroll 1
   for (int base = chunk.begin; base < chunk.end; base += kAhead) {
     if (base % kUnitSteps == 0) {
-      scales = Unit::scales(held, base / kUnitSteps);
-      if (base + kUnitSteps < chunk.last) {
-        Unit::load_scales(held, rows, base / kUnitSteps + 1);
-      }
+      const int unit = base / kUnitSteps;
+      scales = Unit::scales(held, unit);
+      const bool due = (unit + 1) % Unit::kUnitsPerScales == 0;
+      if (due && base + kUnitSteps < chunk.last) Unit::load_scales(held, rows, unit + 1);
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -159,29 +159,50 @@ __device__ inline void finish_norm(int tokens, int columns, float eps) {
   Staged<T>::scales()[token] = rms_scale(squares, columns, eps);
 }
 
-// The whole K loop of a CTA. Warp w works at position w % kSliceWarps of K for the panel (the
-// gathered rows) that `rows` describes, whose format is `format`; with `active` false it only helps
-// to stage. Leaves the partial sums, and the norm's scale of each token, in shared memory; ends
-// with a barrier.
-template <class T, bool kNorm, class Rows, class RowOf>
-__device__ inline void multiply_tile(const Activations& in, const RowOf& row_of, int tokens,
-                                     const Rows& rows, int format, bool active, bool want_sums,
-                                     float eps) {
+// What a warp multiplies by: a panel (or gathered rows) and its format; with `active` false there
+// is none and the warp only helps to stage.
+template <class Rows>
+struct WarpWeights {
+  Rows rows;
+  int format;
+  bool active;
+};
+
+// The warp's panel of a matrix, if there is one.
+__device__ inline WarpWeights<PanelRows> panel_of(const Matrix& matrix, int panel) {
+  const bool active = panel < matrix.panels();
+  return {PanelRows{matrix.panel(active ? panel : 0)}, matrix.format, active};
+}
+
+// The whole K loop of a CTA. Warp w works at position w % kSliceWarps of K. `tokens_left` reads
+// from global memory how many tokens there are from the tile's first on; the first weights are
+// under way before that number has come. `want_sums`: some weights of the CTA have minimums.
+//
+// Leaves the partial sums, and the norm's scale of each token, in shared memory; ends with a
+// barrier. Returns the tile's tokens; 0, before any barrier, when there are none.
+template <class T, bool kNorm, class Rows, class RowOf, class TokensLeft>
+__device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
+                                    const TokensLeft& tokens_left,
+                                    const WarpWeights<Rows>& weights, bool want_sums, float eps) {
+  const Rows& rows = weights.rows;
+  const int format = weights.format;
   const int position = threadIdx.x / 32 % T::kSliceWarps;
   const Slices slices(in.columns);
   const int first = slices.begin(position * T::kSlicesPerWarp);
-  const int last = active ? slices.begin((position + 1) * T::kSlicesPerWarp) : first;
+  const int last = weights.active ? slices.begin((position + 1) * T::kSlicesPerWarp) : first;
 
   Held<T::kAhead> held;
   UnitScales scales;
-  start_chunk<T>(in, row_of, tokens, slices, 0, 0, 0);
   switch (format) {
     case kBf16: load_first<Bf16Unit>(held, rows, first, last); break;
     case kQ8_0: load_first<Q8Unit>(held, rows, first, last); break;
     case kQ4_K: load_first<Q4Unit>(held, rows, first, last); break;
     default: load_first<Q6Unit>(held, rows, first, last); break;
   }
-  clear_missing<T>(tokens);
+  const int tokens = min_of(tokens_left(), T::kTokens);
+  if (tokens <= 0) return 0;
+  start_chunk<T>(in, row_of, tokens, slices, 0, 0, 0);
+  clear_missing<T>(tokens, want_sums);
 
   float sums[T::kTokenTiles][4] = {};
   const int chunks = ceil_div(slices.longest(), T::kChunkSteps);
@@ -213,6 +234,7 @@ __device__ inline void multiply_tile(const Activations& in, const RowOf& row_of,
   }
   if (kNorm) finish_norm<T>(tokens, in.columns, eps);
   __syncthreads();
+  return tokens;
 }
 
 // The epilogue's share of one lane: four neighbouring features of one token.

@@ -220,10 +220,12 @@ struct UnitScales {
 // up, and what a step's fragments and scales are. Where two steps share a load it belongs to the
 // second. The members:
 //   kGroupsPerStep  0: no scales; 1: both mmas share one; 2: one a mma
+//   kUnitsPerScales how many units, from one whose number is a multiple, the loaded scales are for
 //   kMinimums       the group's minimum times the sum of its x is subtracted
 
 struct Bf16Unit {
   static constexpr int kGroupsPerStep = 0;
+  static constexpr int kUnitsPerScales = 1;
   static constexpr bool kMinimums = false;
 
   template <class Held, class Rows>
@@ -248,6 +250,7 @@ struct Bf16Unit {
 
 struct Q8Unit {
   static constexpr int kGroupsPerStep = 1;
+  static constexpr int kUnitsPerScales = 1;
   static constexpr bool kMinimums = false;
   // UnitScales: a is the pair of four f16.
 
@@ -278,6 +281,7 @@ struct Q8Unit {
 
 struct Q4Unit {
   static constexpr int kGroupsPerStep = 1;
+  static constexpr int kUnitsPerScales = 2;
   static constexpr bool kMinimums = true;
   // UnitScales: a is the byte scales and minimums of row g, then of row g + 8; b.x, b.y their
   // {d, dmin}.
@@ -319,6 +323,7 @@ struct Q4Unit {
 
 struct Q6Unit {
   static constexpr int kGroupsPerStep = 2;
+  static constexpr int kUnitsPerScales = 1;
   static constexpr bool kMinimums = false;
   // UnitScales: a is the scales plus 128, b the high bits of the quants, c the pair of d.
 
