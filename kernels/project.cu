@@ -81,7 +81,8 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_project_s
     forerun::NarrowTile<1>::kSharedBytes, forerun::NarrowTile<2>::kSharedBytes,
     forerun::NarrowTile<4>::kSharedBytes, forerun::NarrowTile<8>::kSharedBytes};
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+// Decode waits for memory: three CTAs an SM keep more of it under way.
+extern "C" __global__ void __launch_bounds__(256, 3)
     forerun_project_n8(const __grid_constant__ ProjectParams p) {
   forerun::project<1>(p);
 }
