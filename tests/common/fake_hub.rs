@@ -1,6 +1,7 @@
 //! A Hugging Face hub of one repository on the loopback interface, for tests of `forerun pull`: the
 //! routes the client uses, ranges included.
 
+use sha2::Digest;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -91,11 +92,8 @@ fn answer(hub: &Shared, path: &str, range: Option<&str>) -> (&'static str, Strin
         let entries: Vec<_> = hub.files.iter().map(|(name, bytes)| entry(name, bytes)).collect();
         return match rest.split('/').nth(1) {
             None | Some("revision") => {
-                let info = serde_json::json!({ "id": hub.id, "sha": COMMIT, "siblings": [] });
+                let info = serde_json::json!({ "id": hub.id, "sha": COMMIT, "siblings": entries });
                 ("200 OK", json, info.to_string().into_bytes())
-            }
-            Some("paths-info" | "tree") => {
-                ("200 OK", json, serde_json::Value::from(entries).to_string().into_bytes())
             }
             _ => missing,
         };
@@ -113,6 +111,14 @@ fn answer(hub: &Shared, path: &str, range: Option<&str>) -> (&'static str, Strin
     ("206 Partial Content", headers, bytes[from.min(to)..to].to_vec())
 }
 
+/// Safetensors lie in large file storage, which has checksums; nothing else does.
 fn entry(name: &str, bytes: &[u8]) -> serde_json::Value {
-    serde_json::json!({ "type": "file", "oid": "x", "size": bytes.len(), "path": name })
+    let mut entry = serde_json::json!({ "rfilename": name, "size": bytes.len() });
+    entry["blobId"] = format!("{}{}", bytes.len(), name.replace('/', "-")).into();
+    if name.ends_with(".safetensors") {
+        let digest = sha2::Sha256::digest(bytes);
+        let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        entry["lfs"] = serde_json::json!({ "sha256": sha256, "size": bytes.len() });
+    }
+    entry
 }

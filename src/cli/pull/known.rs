@@ -26,7 +26,7 @@ impl Sources {
     pub(super) fn of_this_machine() -> Self {
         let hub = || match hub::offline() {
             true => bail!("HF_HUB_OFFLINE is set"),
-            false => Hub::of_environment(),
+            false => Ok(Hub::of_environment()),
         };
         Self { hub: Box::new(hub), pip: Box::new(Pip::find) }
     }

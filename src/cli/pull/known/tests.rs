@@ -1,14 +1,11 @@
 //! A pull ends with the right file in place, or with nothing in place and one clear message.
 
 use super::super::super::models::Packages;
+use super::super::fake_hub::FakeHub;
 use super::*;
-use fake_hub::FakeHub;
 use std::io::Write;
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
-
-#[path = "../../../../tests/common/fake_hub.rs"]
-mod fake_hub;
 
 /// A model in three parts, its content and where it goes.
 struct Fixture {

@@ -43,7 +43,8 @@ pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 14] {
     ]
 }
 
-#[cfg(all(test, forerun_kernels))]
+#[cfg(test)]
+#[cfg(forerun_kernels)]
 mod emulated;
 #[cfg(test)]
 mod tests;
