@@ -8,11 +8,11 @@
 // been drawn from by the same launch of sample.cu, so the token after a whole window is already
 // there. A greedy row is a point: its token is kept if it is the drafted one, and q is not read.
 // Grid: one CTA of 512 threads a chain; beyond `count`, nothing. Bytes: a window kept whole reads
-// two logits a token; a rejection reads both rows twice, 16 V.
+// two logits a token; a rejection reads p's list of candidates, or else both rows twice, 16 V.
 #include <cstddef>
 
 #include "common/batch.cuh"
-#include "common/scan.cuh"
+#include "common/tokens.cuh"
 
 namespace forerun {
 
@@ -39,6 +39,7 @@ struct AcceptParams {
   SampleSource draft;
   const Cut* base_cuts;
   const Cut* draft_cuts;
+  const SampleScratch* base_scratch;  // as sample.cu left it
   const SampleResult* base_results;
   AcceptResult* results;
 };
@@ -61,23 +62,22 @@ struct Side {
   }
 };
 
-// The token that replaces a rejected one.
-__device__ __forceinline__ int replace(const Side& p, const Side& q, unsigned word,
-                                       ChainScan& scan) {
-  const auto residual = [&](int id) -> u64 {
-    const u64 mass = p.row.mass(p.cut, id);
+// The token that replaces a rejected one. `tokens` hold all that p can give.
+template <class Tokens>
+__device__ __forceinline__ int replace(const Tokens& tokens, const Side& p, const Side& q,
+                                       unsigned word, ChainScan& scan) {
+  const auto residual = [&](unsigned key, int id) -> u64 {
+    const u64 mass = p.cut.mass(key, id);
     if (mass == 0) return 0;
     const double more = __dsub_rn(ratio(mass, p.cut.total), q.probability(id));
     return more > 0 ? __double2ull_rz(__dmul_rn(more, kResidualOne)) : 0;
   };
-  const auto target = [&](u64 total) { return draw_target(word, total); };
   u64 total = 0;
-  for (int id = threadIdx.x; id < p.row.vocab; id += ChainScan::kThreads) total += residual(id);
+  tokens.each([&](unsigned key, int id) { total += residual(key, id); });
   total = scan.sum(total);
-  if (total < kResidualMin)
-    return scan.position(
-        p.row.vocab, [&](int id) { return p.row.mass(p.cut, id); }, target);
-  return scan.position(p.row.vocab, residual, target);
+  if (total >= kResidualMin) return tokens.pick(draw_target(word, total), scan, residual);
+  return tokens.pick(draw_target(word, p.cut.total), scan,
+                     [&](unsigned key, int id) { return p.cut.mass(key, id); });
 }
 
 }  // namespace forerun
@@ -95,6 +95,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_accept_la
     offsetof(AcceptParams, draft),
     offsetof(AcceptParams, base_cuts),
     offsetof(AcceptParams, draft_cuts),
+    offsetof(AcceptParams, base_scratch),
     offsetof(AcceptParams, base_results),
     offsetof(AcceptParams, results),
     sizeof(forerun::Chain),
@@ -145,7 +146,11 @@ extern "C" __global__ void __launch_bounds__(forerun::ChainScan::kThreads)
     const double u = static_cast<double>(word(kAccept) >> 8) * (1.0 / (1 << 24));
     const double q = draft.probability(token);
     if (q > 0 && __dmul_rn(u, q) < base.probability(token)) continue;
-    next = replace(base, draft, word(kResidual), scan);
+    const SampleScratch& scratch = p.base_scratch[index];
+    const Listed<ChainScan> listed = {scratch.candidates, scratch.count};
+    next = is_listed(sample, scratch)
+               ? replace(listed, base, draft, word(kResidual), scan)
+               : replace(Unlisted<ChainScan>{base.row}, base, draft, word(kResidual), scan);
     break;
   }
   if (threadIdx.x == 0) p.results[blockIdx.x] = {kept, next};

@@ -410,14 +410,15 @@ struct Warp {
     }
   }
 
-  // The finished rows, or the state of the one split for rows that have several.
+  // The finished rows, or the state of the one split for rows that have several. Every row of an
+  // item sees a key of it (plan.rs).
   __device__ __forceinline__ void store(const AttentionParams& p, int item) const {
     const AttentionWork work = p.batch.work[item];
     const Group group = p.batch.groups[work.group];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Query query(p, work, group, first_query() + 8 * half);
-      if (!query.present || visible[half] <= 0) continue;
+      if (!query.present) continue;
       const int partial = p.batch.row_partials[query.row];
       const long long at = query.place(p, partial < 0 ? query.row : partial + work.split);
       const float inverse = normaliser(total_sum[half]);

@@ -28,17 +28,15 @@ __device__ inline float silu(float y) { return __fdiv_rn(y, __fadd_rn(1.0f, expf
 template <int kTokenTiles>
 __device__ inline void gate_up(const GateUpParams& p) {
   using T = WideTile<kTokenTiles>;
-  const int rows = p.batch.counts[kRows], first_row = blockIdx.x * T::kTokens;
-  if (first_row >= rows) return;
-  const int tokens = min_of(rows - first_row, T::kTokens);
+  const int first_row = blockIdx.x * T::kTokens;
   const int first_panel = blockIdx.y * (T::kPanels / 2);
-  const int slot = threadIdx.x / 32 / T::kSliceWarps;
-  const int own = first_panel + slot / 2;
-  const bool active = own < p.gate.panels();
-  const Matrix& weights = slot % 2 == 0 ? p.gate : p.up;
-  multiply_tile<T, true>(Activations{p.hidden, p.norm, p.gate.columns}, ConsecutiveRows{first_row},
-                         tokens, PanelRows{weights.panel(active ? own : 0)}, weights.format, active,
-                         p.gate.format == kQ4_K || p.up.format == kQ4_K, p.eps);
+  const int warp_slot = threadIdx.x / 32 / T::kSliceWarps;
+  const int tokens = multiply_tile<T, true>(
+      Activations{p.hidden, p.norm, p.gate.columns}, ConsecutiveRows{first_row},
+      [&] { return p.batch.counts[kRows] - first_row; },
+      panel_of(warp_slot % 2 == 0 ? p.gate : p.up, first_panel + warp_slot / 2),
+      p.gate.format == kQ4_K || p.up.format == kQ4_K, p.eps);
+  if (tokens == 0) return;
   const int features = p.gate.rows;
   for_each_panel_tile<T>([&](int slot, int token_tile) {
     if (slot % 2 != 0) return;

@@ -125,20 +125,20 @@ template <int kTokenTiles>
 __device__ inline void head(const HeadParams& p) {
   using T = WideTile<kTokenTiles>;
   __shared__ LogitSummary running[T::kTokens];
-  const int heads = p.batch.counts[kVocabHeads], first_head = blockIdx.x * T::kTokens;
-  if (first_head >= heads) return;
-  const int tokens = min_of(heads - first_head, T::kTokens);
+  const int first_head = blockIdx.x * T::kTokens;
+  int tokens = 0;
   if (threadIdx.x < T::kTokens) running[threadIdx.x] = LogitSummary::none();
 #pragma unroll 1
   for (int group = 0; group < kHeadGroups; ++group) {
     const int first_panel = (blockIdx.y * kHeadGroups + group) * T::kPanels;
     if (first_panel >= p.weights.panels()) break;
-    const int own = first_panel + threadIdx.x / 32 / T::kSliceWarps;
-    const bool active = own < p.weights.panels();
-    multiply_tile<T, true>(Activations{p.hidden, p.norm, p.weights.columns},
-                           HeadRows{p.batch.vocab_heads + first_head}, tokens,
-                           PanelRows{p.weights.panel(active ? own : 0)}, p.weights.format, active,
-                           p.weights.format == kQ4_K, p.eps);
+    tokens = multiply_tile<T, true>(
+        Activations{p.hidden, p.norm, p.weights.columns},
+        HeadRows{p.batch.vocab_heads + first_head},
+        [&] { return p.batch.counts[kVocabHeads] - first_head; },
+        panel_of(p.weights, first_panel + threadIdx.x / 32 / T::kSliceWarps),
+        p.weights.format == kQ4_K, p.eps);
+    if (tokens == 0) return;
     take_group<T>(p, first_head, tokens, first_panel, running);
   }
   __syncthreads();

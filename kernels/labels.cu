@@ -63,9 +63,10 @@ __device__ inline void labels(const LabelsParams& p) {
     // Lanes without a label of their own multiply the last one again; nobody reads it.
     const int low = min_of(first + lane / 4, head.labels - 1);
     const int high = min_of(first + lane / 4 + 8, head.labels - 1);
-    multiply_tile<T, true>(Activations{p.hidden, p.norm, p.weights.columns}, OneRow{head.row}, 1,
-                           GatheredRows(p.weights, ids[low], ids[high]), p.weights.format, true,
-                           p.weights.format == kQ4_K, p.eps);
+    const WarpWeights<GatheredRows> weights = {GatheredRows(p.weights, ids[low], ids[high]),
+                                               p.weights.format, true};
+    multiply_tile<T, true>(Activations{p.hidden, p.norm, p.weights.columns}, OneRow{head.row},
+                           [] { return 1; }, weights, p.weights.format == kQ4_K, p.eps);
     if (threadIdx.x >= 32) continue;
     Quad quad = combine<T>(0, 0);
     if (quad.token != 0) continue;

@@ -46,15 +46,14 @@ __device__ inline void add_to_hidden(const ProjectParams& p, const Quad& quad, i
 template <int kTokenTiles>
 __device__ inline void project(const ProjectParams& p) {
   using T = NarrowTile<kTokenTiles>;
-  const int rows = p.batch.counts[kRows], first_row = blockIdx.x * T::kTokens;
-  if (first_row >= rows) return;
-  const int tokens = min_of(rows - first_row, T::kTokens);
+  const int first_row = blockIdx.x * T::kTokens;
   const int first_panel = blockIdx.y * T::kPanels;
-  const int own = first_panel + threadIdx.x / 32 / T::kSliceWarps;
-  const bool active = own < p.weights.panels();
-  multiply_tile<T, false>(Activations{p.x, nullptr, p.weights.columns}, ConsecutiveRows{first_row},
-                          tokens, PanelRows{p.weights.panel(active ? own : 0)}, p.weights.format,
-                          active, p.weights.format == kQ4_K, 0.0f);
+  const int tokens = multiply_tile<T, false>(
+      Activations{p.x, nullptr, p.weights.columns}, ConsecutiveRows{first_row},
+      [&] { return p.batch.counts[kRows] - first_row; },
+      panel_of(p.weights, first_panel + threadIdx.x / 32 / T::kSliceWarps),
+      p.weights.format == kQ4_K, 0.0f);
+  if (tokens == 0) return;
   for_each_panel_tile<T>([&](int panel, int token_tile) {
     const Quad quad = combine<T>(panel, token_tile);
     const int feature = (first_panel + panel) * kPanelRows + quad.feature;
@@ -82,7 +81,8 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_project_s
     forerun::NarrowTile<1>::kSharedBytes, forerun::NarrowTile<2>::kSharedBytes,
     forerun::NarrowTile<4>::kSharedBytes, forerun::NarrowTile<8>::kSharedBytes};
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+// Decode waits for memory: three CTAs an SM keep more of it under way.
+extern "C" __global__ void __launch_bounds__(256, 3)
     forerun_project_n8(const __grid_constant__ ProjectParams p) {
   forerun::project<1>(p);
 }

@@ -46,17 +46,15 @@ __device__ inline Part part_of_group(const QkvParams& p, int panels_per_group, i
 template <int kTokenTiles>
 __device__ inline void qkv(const QkvParams& p) {
   using T = NarrowTile<kTokenTiles>;
-  const int rows = p.batch.counts[kRows], first_row = blockIdx.x * T::kTokens;
-  if (first_row >= rows) return;
-  const int tokens = min_of(rows - first_row, T::kTokens);
+  const int first_row = blockIdx.x * T::kTokens;
   const Part part = part_of_group(p, T::kPanels, blockIdx.y);
   const int first_panel = (blockIdx.y - part.first_group) * T::kPanels;
-  const int own = first_panel + threadIdx.x / 32 / T::kSliceWarps;
-  const bool active = own < part.weights.panels();
-  multiply_tile<T, true>(Activations{p.hidden, p.norm, part.weights.columns},
-                         ConsecutiveRows{first_row}, tokens,
-                         PanelRows{part.weights.panel(active ? own : 0)}, part.weights.format,
-                         active, part.weights.format == kQ4_K, p.eps);
+  const int tokens = multiply_tile<T, true>(
+      Activations{p.hidden, p.norm, part.weights.columns}, ConsecutiveRows{first_row},
+      [&] { return p.batch.counts[kRows] - first_row; },
+      panel_of(part.weights, first_panel + threadIdx.x / 32 / T::kSliceWarps),
+      part.weights.format == kQ4_K, p.eps);
+  if (tokens == 0) return;
   const int stride = p.q.rows + p.k.rows + p.v.rows;
   for_each_panel_tile<T>([&](int panel, int token_tile) {
     Quad quad = combine<T>(panel, token_tile);
@@ -108,7 +106,8 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_qkv_share
     forerun::NarrowTile<1>::kSharedBytes, forerun::NarrowTile<2>::kSharedBytes,
     forerun::NarrowTile<4>::kSharedBytes, forerun::NarrowTile<8>::kSharedBytes};
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+// Decode waits for memory: three CTAs an SM keep more of it under way.
+extern "C" __global__ void __launch_bounds__(256, 3)
     forerun_qkv_n8(const __grid_constant__ QkvParams p) {
   forerun::qkv<1>(p);
 }

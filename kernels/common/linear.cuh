@@ -56,13 +56,13 @@ __device__ inline void multiply_step(float (&sum)[4], const Fragments& a, const 
 }
 
 // One step of a panel, `in_unit` of its unit, and all tokens of the tile.
-template <class Unit, class T>
-__device__ inline void multiply_tokens(float (&sums)[T::kTokenTiles][4], const Fragments& a,
-                                       const UnitScales& scales, int in_unit, const uint4* b,
+template <class Unit, class T, class Held>
+__device__ inline void multiply_tokens(float (&sums)[T::kTokenTiles][4], const Held& held,
+                                       int in_unit, int slot, const uint4* b,
                                        const float2* step_sums, int tokens) {
-  const RowScales first = Unit::scale(scales, in_unit, 0);
-  const RowScales second = Unit::scale(scales, in_unit, 1);
-  const RowScales minimum = Unit::minimum(scales, in_unit);
+  const Fragments a = Unit::fragments(held, in_unit, slot);
+  const RowScales first = Unit::scale(held, in_unit, 0), second = Unit::scale(held, in_unit, 1);
+  const RowScales minimum = Unit::minimum(held, in_unit);
 #pragma unroll
   for (int tile = 0; tile < T::kTokenTiles; ++tile) {
     // The last tile of a pass may have few tokens; and with all 64 tokens of B at once in registers
@@ -94,18 +94,17 @@ struct ChunkSteps {
 
 // Multiplies a chunk's steps, each time loading the step that is kAhead steps further on.
 template <class Unit, class T, class Held, class Rows>
-__device__ inline void multiply_chunk(Held& held, UnitScales& scales, const Rows& rows,
-                                      const ChunkSteps& chunk, int tokens,
-                                      float (&sums)[T::kTokenTiles][4]) {
+__device__ inline void multiply_chunk(Held& held, const Rows& rows, const ChunkSteps& chunk,
+                                      int tokens, float (&sums)[T::kTokenTiles][4]) {
   constexpr int kAhead = Held::kAhead;
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int base = chunk.begin; base < chunk.end; base += kAhead) {
     if (base % kUnitSteps == 0) {
-      scales = Unit::scales(held, base / kUnitSteps);
-      if (base + kUnitSteps < chunk.last) {
-        Unit::load_scales(held, rows, base / kUnitSteps + 1);
-      }
+      const int unit = base / kUnitSteps;
+      Unit::take_scales(held, unit);
+      const bool due = (unit + 1) % Unit::kUnitsPerScales == 0;
+      if (due && base + kUnitSteps < chunk.last) Unit::load_scales(held, rows, unit + 1);
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -114,7 +113,7 @@ __device__ inline void multiply_chunk(Held& held, UnitScales& scales, const Rows
         const int staged = step - chunk.begin;
         const int at = Staged<T>::at(chunk.buffer, chunk.position, staged, 0, lane);
         const float* step_sums = Staged<T>::step_sums(chunk.buffer, chunk.position, staged);
-        multiply_tokens<Unit, T>(sums, Unit::fragments(held, scales, in_unit, i), scales, in_unit,
+        multiply_tokens<Unit, T>(sums, held, in_unit, i,
                                  reinterpret_cast<const uint4*>(shared_memory() + at),
                                  reinterpret_cast<const float2*>(step_sums) + lane % 4, tokens);
       }
@@ -159,29 +158,49 @@ __device__ inline void finish_norm(int tokens, int columns, float eps) {
   Staged<T>::scales()[token] = rms_scale(squares, columns, eps);
 }
 
-// The whole K loop of a CTA. Warp w works at position w % kSliceWarps of K for the panel (the
-// gathered rows) that `rows` describes, whose format is `format`; with `active` false it only helps
-// to stage. Leaves the partial sums, and the norm's scale of each token, in shared memory; ends
-// with a barrier.
-template <class T, bool kNorm, class Rows, class RowOf>
-__device__ inline void multiply_tile(const Activations& in, const RowOf& row_of, int tokens,
-                                     const Rows& rows, int format, bool active, bool want_sums,
-                                     float eps) {
+// What a warp multiplies by: a panel (or gathered rows) and its format; with `active` false there
+// is none and the warp only helps to stage.
+template <class Rows>
+struct WarpWeights {
+  Rows rows;
+  int format;
+  bool active;
+};
+
+// The warp's panel of a matrix, if there is one.
+__device__ inline WarpWeights<PanelRows> panel_of(const Matrix& matrix, int panel) {
+  const bool active = panel < matrix.panels();
+  return {PanelRows{matrix.panel(active ? panel : 0)}, matrix.format, active};
+}
+
+// The whole K loop of a CTA. Warp w works at position w % kSliceWarps of K. `tokens_left` reads
+// from global memory how many tokens there are from the tile's first on; the first weights are
+// under way before that number has come. `want_sums`: some weights of the CTA have minimums.
+//
+// Leaves the partial sums, and the norm's scale of each token, in shared memory; ends with a
+// barrier. Returns the tile's tokens; 0, before any barrier, when there are none.
+template <class T, bool kNorm, class Rows, class RowOf, class TokensLeft>
+__device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
+                                    const TokensLeft& tokens_left,
+                                    const WarpWeights<Rows>& weights, bool want_sums, float eps) {
+  const Rows& rows = weights.rows;
+  const int format = weights.format;
   const int position = threadIdx.x / 32 % T::kSliceWarps;
   const Slices slices(in.columns);
   const int first = slices.begin(position * T::kSlicesPerWarp);
-  const int last = active ? slices.begin((position + 1) * T::kSlicesPerWarp) : first;
+  const int last = weights.active ? slices.begin((position + 1) * T::kSlicesPerWarp) : first;
 
   Held<T::kAhead> held;
-  UnitScales scales;
-  start_chunk<T>(in, row_of, tokens, slices, 0, 0, 0);
   switch (format) {
     case kBf16: load_first<Bf16Unit>(held, rows, first, last); break;
     case kQ8_0: load_first<Q8Unit>(held, rows, first, last); break;
     case kQ4_K: load_first<Q4Unit>(held, rows, first, last); break;
     default: load_first<Q6Unit>(held, rows, first, last); break;
   }
-  clear_missing<T>(tokens);
+  const int tokens = min_of(tokens_left(), T::kTokens);
+  if (tokens <= 0) return 0;
+  start_chunk<T>(in, row_of, tokens, slices, 0, 0, 0);
+  clear_missing<T>(tokens, want_sums);
 
   float sums[T::kTokenTiles][4] = {};
   const int chunks = ceil_div(slices.longest(), T::kChunkSteps);
@@ -203,16 +222,17 @@ __device__ inline void multiply_tile(const Activations& in, const RowOf& row_of,
       const int end = min_of(min_of(slices.begin(slice + 1), begin + T::kChunkSteps), last);
       const ChunkSteps steps{begin, end, last, buffer, position};
       switch (format) {
-        case kBf16: multiply_chunk<Bf16Unit, T>(held, scales, rows, steps, tokens, sums); break;
-        case kQ8_0: multiply_chunk<Q8Unit, T>(held, scales, rows, steps, tokens, sums); break;
-        case kQ4_K: multiply_chunk<Q4Unit, T>(held, scales, rows, steps, tokens, sums); break;
-        default: multiply_chunk<Q6Unit, T>(held, scales, rows, steps, tokens, sums); break;
+        case kBf16: multiply_chunk<Bf16Unit, T>(held, rows, steps, tokens, sums); break;
+        case kQ8_0: multiply_chunk<Q8Unit, T>(held, rows, steps, tokens, sums); break;
+        case kQ4_K: multiply_chunk<Q4Unit, T>(held, rows, steps, tokens, sums); break;
+        default: multiply_chunk<Q6Unit, T>(held, rows, steps, tokens, sums); break;
       }
     }
     add_slice<T>(sums, turn == 0);
   }
   if (kNorm) finish_norm<T>(tokens, in.columns, eps);
   __syncthreads();
+  return tokens;
 }
 
 // The epilogue's share of one lane: four neighbouring features of one token.

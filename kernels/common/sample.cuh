@@ -15,10 +15,11 @@ typedef unsigned long long u64;
 constexpr u64 kMassOne = 1ull << 40;
 constexpr int kNoLimit = 0x7fffffff;
 
-// How one row of logits becomes one token; 72 bytes.
+// How one row of logits becomes one token; 80 bytes.
 struct Sample {
   u64 seed;
   u64 mass_min;             // min-p: masses below stay out; at least 1
+  u64 mass_bar;             // what truncation leaves has more mass than this; 0 with top-k
   int logits_row;           // row of the logits buffer
   unsigned branch;          // the rest of the random number's name
   unsigned position;
@@ -43,20 +44,6 @@ struct SampleEdit {
   int count;                // occurrences in the output: frequency and presence penalty
 };
 
-// What is left of a row: token `id` with logit x has the mass that `Row::mass` gives; 56 bytes.
-struct Cut {
-  u64 total;                // sum of the masses that stay
-  u64 mass_min;             // least mass that stays
-  u64 nucleus_mass;         // top-p: least mass of the nucleus; 0: all
-  float max;                // the largest logit
-  float inverse_temperature;
-  unsigned top_key;         // top-k: least key (order_key) that stays; 0: all
-  int top_last;             // of the ids with that key, the last that stays
-  int nucleus_last;         // of the ids with nucleus_mass, the last that stays
-  int point;                // all mass is on this id; -1: see above
-  int reserved[2];
-};
-
 // The buffers that samples point into.
 struct SampleSource {
   const Sample* samples;
@@ -66,6 +53,48 @@ struct SampleSource {
   int vocab;
   int reserved;
 };
+
+// A row is read in kParts stretches by as many CTAs.
+constexpr int kParts = 32;
+constexpr int kPartThreads = 256;
+constexpr int kPartWarps = kPartThreads / 32;
+// Tokens that may survive truncation are listed, if there are no more than this.
+constexpr int kCandidatesMax = 3072;
+
+struct Candidate {
+  unsigned key;             // order_key of its logit
+  int id;
+};
+
+// What the parts of one row leave for the CTA that draws; 26,896 bytes.
+struct SampleScratch {
+  u64 raw_top[kParts];      // `ranked` of the part's best as the model said it
+  u64 top[kParts];          // and after edits
+  u64 total[kParts];        // masses of the raw row at temperature 1
+  u64 spread[kParts];       // masses of weight * (max - logit) of the same
+  u64 mass[kParts];         // masses under the temperature
+  unsigned warp_keys[kParts * kPartWarps];  // largest key of each warp; 0: it has none
+  unsigned key_bar;         // top-k: its tokens have this key or more
+  int count;                // of candidates that wanted to be in the list
+  int reserved[2];
+  Candidate candidates[kCandidatesMax];     // in no order
+};
+
+// Whether anything but the temperature decides what may be drawn.
+__device__ __forceinline__ bool truncates(const Sample& sample) {
+  return sample.top_k > 0 || sample.top_p < 1.0f || sample.mass_min > 1;
+}
+
+// Whether the row's candidates are all on its list. Not for points.
+__device__ __forceinline__ bool is_listed(const Sample& sample, const SampleScratch& scratch) {
+  return truncates(sample) && scratch.count <= kCandidatesMax;
+}
+
+// Ids of one part: whole groups of kPartThreads.
+__device__ __forceinline__ int part_ids(int vocab) {
+  constexpr int kRound = kParts * kPartThreads;
+  return (vocab + kRound - 1) / kRound * kPartThreads;
+}
 
 // exp(x) for x <= 0; zero below -87. Additions and multiplications of src/sample/distribution.rs
 // in its order, none fused.
@@ -110,6 +139,46 @@ __device__ __forceinline__ unsigned order_key(float logit) {
 
 __device__ __forceinline__ float logit_of_key(unsigned key) {
   return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
+}
+
+// What is left of a row; 56 bytes.
+struct Cut {
+  u64 total;                // sum of the masses that stay
+  u64 mass_min;             // least mass that stays, at least 1
+  u64 nucleus_mass;         // top-p: least mass of the nucleus; 0: all
+  float max;                // the largest logit
+  float inverse_temperature;
+  unsigned top_key;         // top-k: least key that stays; 0: all
+  int top_last;             // of the ids with that key, the last that stays
+  int nucleus_last;         // of the ids with nucleus_mass, the last that stays
+  int point;                // all mass is on this id; -1: see above
+  int reserved[2];
+
+  // The mass of a logit under the temperature.
+  __device__ __forceinline__ u64 untruncated(float logit) const {
+    return mass_of(exp_nonpositive(__fmul_rn(__fsub_rn(logit, max), inverse_temperature)));
+  }
+
+  // The mass of token `id` whose logit has that key; 0 if it is out. Not for points.
+  __device__ __forceinline__ u64 mass(unsigned key, int id) const {
+    if (key < top_key || (key == top_key && id > top_last)) return 0;
+    const u64 m = untruncated(logit_of_key(key));
+    if (m < nucleus_mass || (m == nucleus_mass && id > nucleus_last)) return 0;
+    return m < mass_min ? 0 : m;
+  }
+};
+
+// Orders tokens by logit, of equals the lower id first.
+__device__ __forceinline__ u64 ranked(unsigned key, int id) {
+  return static_cast<u64>(key) << 32 | ~static_cast<unsigned>(id);
+}
+
+__device__ __forceinline__ unsigned key_of_ranked(u64 rank) {
+  return static_cast<unsigned>(rank >> 32);
+}
+
+__device__ __forceinline__ int id_of_ranked(u64 rank) {
+  return static_cast<int>(~static_cast<unsigned>(rank));
 }
 
 // A filter in shared memory that says which ids are surely not edited.
@@ -190,19 +259,7 @@ struct Row {
   // The mass of token `id` in what `cut` leaves of this row; 0 if it is out.
   __device__ __forceinline__ u64 mass(const Cut& cut, int id) const {
     if (cut.point >= 0) return id == cut.point ? kMassOne : 0;
-    if (id >= vocab) return 0;
-    const float logit = at(id);
-    const unsigned key = order_key(logit);
-    if (key < cut.top_key || (key == cut.top_key && id > cut.top_last)) return 0;
-    const u64 m = scaled_mass(cut, logit);
-    if (m < cut.nucleus_mass || (m == cut.nucleus_mass && id > cut.nucleus_last)) return 0;
-    return m < cut.mass_min ? 0 : m;
-  }
-
-  // The mass of a logit under the temperature, before truncation.
-  static __device__ __forceinline__ u64 scaled_mass(const Cut& cut, float logit) {
-    return mass_of(
-        exp_nonpositive(__fmul_rn(__fsub_rn(logit, cut.max), cut.inverse_temperature)));
+    return id < vocab ? cut.mass(order_key(at(id)), id) : 0;
   }
 };
 

@@ -1,7 +1,7 @@
 // Sums, cut-offs and positions over a vocabulary by one CTA, without sorting.
 //
 // Everything is integer arithmetic, so results do not depend on the order in which threads add.
-// Every member of Scan is called by all threads of the CTA, gives all of them the same answer, and
+// Lives in shared memory. Every member is called by all threads of the CTA, gives all of them the same answer, and
 // leaves the shared memory free for the next call.
 #pragma once
 
@@ -39,18 +39,13 @@ struct Boundary {
   u64 weight;    // of this key
 };
 
-// Lives in shared memory. `kCtaThreads` is a multiple of 32 and a power of two up to 1024.
+// Sums and maxima of a CTA of `kCtaThreads`, a power of two from 32 to 1024.
 template <int kCtaThreads>
-struct Scan {
+struct Reduce {
   static constexpr int kThreads = kCtaThreads;
   static constexpr int kWarps = kThreads / 32;
-  // A key of 32 bits is found in three rounds of 11, 11 and 10 bits.
-  static constexpr int kBins = 2048;
-  static constexpr int kThreadBins = kBins / kThreads;
 
-  u64 bins[kBins];
   u64 warps[kWarps];
-  u64 found[3];
 
   // What each warp has to say, in the lane of its number; zero in further lanes.
   __device__ __forceinline__ u64 exchange(u64 of_warp) {
@@ -65,6 +60,19 @@ struct Scan {
   __device__ __forceinline__ u64 sum(u64 value) { return warp_sum(exchange(warp_sum(value))); }
 
   __device__ __forceinline__ u64 max(u64 value) { return warp_max(exchange(warp_max(value))); }
+
+};
+
+// Cut-offs and positions too.
+template <int kCtaThreads>
+struct Scan : Reduce<kCtaThreads> {
+  using Reduce<kCtaThreads>::kThreads;
+  // A key of 32 bits is found in three rounds of 11, 11 and 10 bits.
+  static constexpr int kBins = 2048;
+  static constexpr int kThreadBins = kBins / kThreads;
+
+  u64 bins[kBins];
+  u64 found[3];
 
   // The boundary of `target`, at least 1 and at most the sum of all weights. `visit(f)` calls
   // f(key, weight) for this thread's share of the elements.
@@ -92,12 +100,11 @@ struct Scan {
     return last;
   }
 
-  // The id, ascending from 0, at which the running sum of weight(id) first exceeds
+  // Of `count` ids from `first` the one at which the running sum of weight(id) first exceeds
   // target(sum of all); that target must be below the sum.
-  template <int kUnroll = 4, class Weight, class Target>
-  __device__ __forceinline__ int position(int count, Weight weight, Target target) {
+  template <class Weight, class Target>
+  __device__ __forceinline__ int position(int first, int count, Weight weight, Target target) {
     const int lane = threadIdx.x % 32;
-    int first = 0;
     u64 left = 0;
     bool begun = false;
 #pragma unroll 1
@@ -107,9 +114,9 @@ struct Scan {
       const int begin = min(static_cast<int>(threadIdx.x) / 32 * stretch, count);
       const int end = min(begin + stretch, count);
       u64 sum = 0;
-#pragma unroll kUnroll
+#pragma unroll 4
       for (int id = begin + lane; id < end; id += 32) sum += weight(first + id);
-      const u64 through = warp_running_sum(exchange(warp_sum(sum)));
+      const u64 through = warp_running_sum(this->exchange(warp_sum(sum)));
       if (!begun) left = target(__shfl_sync(~0u, through, 31));
       begun = true;
       const int decides = __ffs(__ballot_sync(~0u, through > left)) - 1;
@@ -132,7 +139,7 @@ struct Scan {
     u64 through = warp_running_sum(own);
     const u64 of_warp = __shfl_sync(~0u, through, 31);
     const int warp = threadIdx.x / 32;
-    const u64 of_warps = warp_running_sum(exchange(of_warp));
+    const u64 of_warps = warp_running_sum(this->exchange(of_warp));
     through += __shfl_sync(~0u, of_warps, warp) - of_warp;
     u64 before = through - own;
     if (before < target && target <= through) {

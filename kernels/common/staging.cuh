@@ -50,9 +50,13 @@ struct Tile {
   static constexpr int kStagedBytes = kSliceWarps * kChunkSteps * kTokenTiles * 512;
   static constexpr int kPartialsAt = 2 * kStagedBytes;
   static constexpr int kStepSumsAt = kPartialsAt + kWarps * kTokenTiles * kPartialFloats * 4;
-  static constexpr int kStepSums = kSliceWarps * kChunkSteps * kTokens;
-  static constexpr int kSquaresAt = kStepSumsAt + 2 * kStepSums * 4;
-  static constexpr int kScalesAt = kSquaresAt + kSlices * kTokens * 4;
+  // A row of step sums, of a position's, of squares: longer than the tokens, for the banks.
+  static constexpr int kStepFloats = kTokens + 4;
+  static constexpr int kPositionFloats = kChunkSteps * kStepFloats + 2;
+  static constexpr int kStepSumFloats = kSliceWarps * kPositionFloats;
+  static constexpr int kSquaresAt = kStepSumsAt + 2 * kStepSumFloats * 4;
+  static constexpr int kSquareFloats = kTokens + 1;
+  static constexpr int kScalesAt = kSquaresAt + kSlices * kSquareFloats * 4;
   static constexpr int kSharedBytes = kScalesAt + kTokens * 4;
 
   static_assert(kSliceWarps == 2 || kSliceWarps == 8, "partial sums are combined in two halves");
@@ -117,11 +121,11 @@ struct Staged {
            (lane ^ swizzle) * 16;
   }
   __device__ static float* step_sums(int buffer, int position, int step) {
-    return reinterpret_cast<float*>(shared_memory() + T::kStepSumsAt) + buffer * T::kStepSums +
-           (position * T::kChunkSteps + step) * T::kTokens;
+    return reinterpret_cast<float*>(shared_memory() + T::kStepSumsAt) +
+           buffer * T::kStepSumFloats + position * T::kPositionFloats + step * T::kStepFloats;
   }
   __device__ static float* squares(int slice) {
-    return reinterpret_cast<float*>(shared_memory() + T::kSquaresAt) + slice * T::kTokens;
+    return reinterpret_cast<float*>(shared_memory() + T::kSquaresAt) + slice * T::kSquareFloats;
   }
   __device__ static float* scales() {
     return reinterpret_cast<float*>(shared_memory() + T::kScalesAt);
@@ -133,7 +137,7 @@ struct Staged {
 
 // Zeros for the tokens that the tile lacks, in both buffers.
 template <class T>
-__device__ inline void clear_missing(int tokens) {
+__device__ inline void clear_missing(int tokens, bool want_sums) {
   if (tokens == T::kTokens) return;
   for (int i = threadIdx.x; i < 2 * T::kStagedBytes / 16; i += kThreads) {
     const int position = i / (32 * T::kTokenTiles * T::kChunkSteps) % T::kSliceWarps;
@@ -142,9 +146,14 @@ __device__ inline void clear_missing(int tokens) {
       reinterpret_cast<uint4*>(shared_memory())[i] = make_uint4(0, 0, 0, 0);
     }
   }
-  float* sums = Staged<T>::step_sums(0, 0, 0);
-  for (int i = threadIdx.x; i < 2 * T::kStepSums; i += kThreads) {
-    if (i % T::kTokens >= tokens) sums[i] = 0.0f;
+  if (!want_sums) return;
+  for (int i = threadIdx.x; i < 2 * T::kSliceWarps * T::kChunkSteps * T::kTokens; i += kThreads) {
+    const int token = i % T::kTokens, step = i / T::kTokens;
+    const int position = step / T::kChunkSteps;
+    if (token >= tokens) {
+      Staged<T>::step_sums(position / T::kSliceWarps, position % T::kSliceWarps,
+                           step % T::kChunkSteps)[token] = 0.0f;
+    }
   }
 }
 

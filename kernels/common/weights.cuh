@@ -200,30 +200,27 @@ struct RowScales {
   float high;
 };
 
-// What a lane holds of a panel, as loaded: the quants of kAhead steps, 2 or 4, and the scales of
-// one unit. Each format uses a part of it. Step s of a unit is kept in slot s % kAhead, a constant
-// for the compiler wherever it is used, so that all of this is registers.
+// What a lane holds of a panel. The quants of kAhead steps, 2 or 4, as loaded: step s of a unit in
+// slot s % kAhead. Behind them the scales of one unit as loaded, and behind those the scales of the
+// unit in use. Each format needs a part of it; slots are constants for the compiler wherever they
+// are used, so that all of this is registers.
 template <int kAhead_>
 struct Held {
   static constexpr int kAhead = kAhead_;
-  uint4 v[2 * kAhead];  // the quants, then the scales
-};
-
-// The scales of one unit, taken from the held bytes before those are replaced.
-struct UnitScales {
-  uint4 a;
-  uint4 b;
-  unsigned c;
+  uint4 v[kAhead == 2 ? 6 : 8];
 };
 
 // Each format says how its bytes are loaded, step by step, so that those to come replace those used
 // up, and what a step's fragments and scales are. Where two steps share a load it belongs to the
 // second. The members:
 //   kGroupsPerStep  0: no scales; 1: both mmas share one; 2: one a mma
+//   kUnitsPerScales how many units, from one whose number is a multiple, the loaded scales are for
 //   kMinimums       the group's minimum times the sum of its x is subtracted
+//   take_scales     puts a unit's scales to use, so that the next ones may be loaded
 
 struct Bf16Unit {
   static constexpr int kGroupsPerStep = 0;
+  static constexpr int kUnitsPerScales = 1;
   static constexpr bool kMinimums = false;
 
   template <class Held, class Rows>
@@ -235,21 +232,25 @@ struct Bf16Unit {
     held.v[2 * slot + 1] = rows.floats(at, 1);
   }
   template <class Held>
-  __device__ static UnitScales scales(const Held&, int) {
-    return {};
-  }
+  __device__ static void take_scales(Held&, int) {}
   template <class Held>
-  __device__ static Fragments fragments(const Held& held, const UnitScales&, int, int slot) {
+  __device__ static Fragments fragments(const Held& held, int, int slot) {
     return {held.v[2 * slot], held.v[2 * slot + 1]};
   }
-  __device__ static RowScales scale(const UnitScales&, int, int) { return {1.0f, 1.0f}; }
-  __device__ static RowScales minimum(const UnitScales&, int) { return {0.0f, 0.0f}; }
+  template <class Held>
+  __device__ static RowScales scale(const Held&, int, int) {
+    return {1.0f, 1.0f};
+  }
+  template <class Held>
+  __device__ static RowScales minimum(const Held&, int) {
+    return {0.0f, 0.0f};
+  }
 };
 
 struct Q8Unit {
   static constexpr int kGroupsPerStep = 1;
+  static constexpr int kUnitsPerScales = 1;
   static constexpr bool kMinimums = false;
-  // UnitScales: a is the pair of four f16.
 
   template <class Held, class Rows>
   __device__ static void load_scales(Held& held, const Rows& rows, int unit) {
@@ -259,28 +260,33 @@ struct Q8Unit {
   __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot) {
     held.v[slot] = rows.quants(unit * kQ8UnitBytes + kQ8ScaleBytes + step * kQ8StepBytes);
   }
+  // In use: the pair of four f16.
   template <class Held>
-  __device__ static UnitScales scales(const Held& held, int) {
-    return {held.v[Held::kAhead], {}, 0};
+  __device__ static void take_scales(Held& held, int) {
+    held.v[Held::kAhead + 1] = held.v[Held::kAhead];
   }
   template <class Held>
-  __device__ static Fragments fragments(const Held& held, const UnitScales&, int, int slot) {
+  __device__ static Fragments fragments(const Held& held, int, int slot) {
     const uint4 q = held.v[slot];
     return {expand_q8(q.x, q.y), expand_q8(q.z, q.w)};
   }
-  __device__ static RowScales scale(const UnitScales& s, int step, int) {
-    const unsigned low = step < 2 ? s.a.x : s.a.y, high = step < 2 ? s.a.z : s.a.w;
+  template <class Held>
+  __device__ static RowScales scale(const Held& held, int step, int) {
+    const uint4 pair = held.v[Held::kAhead + 1];
+    const unsigned low = step < 2 ? pair.x : pair.y, high = step < 2 ? pair.z : pair.w;
     return step % 2 == 0 ? RowScales{low_of_f16_pair(low), low_of_f16_pair(high)}
                          : RowScales{high_of_f16_pair(low), high_of_f16_pair(high)};
   }
-  __device__ static RowScales minimum(const UnitScales&, int) { return {0.0f, 0.0f}; }
+  template <class Held>
+  __device__ static RowScales minimum(const Held&, int) {
+    return {0.0f, 0.0f};
+  }
 };
 
 struct Q4Unit {
   static constexpr int kGroupsPerStep = 1;
+  static constexpr int kUnitsPerScales = 2;
   static constexpr bool kMinimums = true;
-  // UnitScales: a is the byte scales and minimums of row g, then of row g + 8; b.x, b.y their
-  // {d, dmin}.
 
   __device__ static unsigned block(int unit) { return (unit / 2) * kQ4BlockBytes; }
   template <class Held, class Rows>
@@ -294,33 +300,40 @@ struct Q4Unit {
     const unsigned at = block(unit) + kQ4ScaleBytes + (unit % 2) * kNibbleUnitBytes;
     held.v[slot / 2] = rows.quants(at + (step / 2) * 512);
   }
+  // In use: the scales and minimums as bytes, of row g, then of row g + 8; and their {d, dmin}.
   template <class Held>
-  __device__ static UnitScales scales(const Held& held, int unit) {
+  __device__ static void take_scales(Held& held, int unit) {
     const uint4 a = held.v[Held::kAhead / 2], b = held.v[Held::kAhead / 2 + 1];
     const ByteScales low = expand_q4_scales(a.y, a.z, a.w, unit);
     const ByteScales high = expand_q4_scales(b.y, b.z, b.w, unit);
-    return {make_uint4(low.scales, low.minimums, high.scales, high.minimums),
-            make_uint4(a.x, b.x, 0, 0), 0};
+    held.v[Held::kAhead / 2 + 2] =
+        make_uint4(low.scales, low.minimums, high.scales, high.minimums);
+    held.v[Held::kAhead / 2 + 3].x = a.x;
+    held.v[Held::kAhead / 2 + 3].y = b.x;
   }
   template <class Held>
-  __device__ static Fragments fragments(const Held& held, const UnitScales&, int, int slot) {
+  __device__ static Fragments fragments(const Held& held, int, int slot) {
     const uint4 q = held.v[slot / 2];
     return {expand_q4(slot % 2 == 0 ? q.x : q.y), expand_q4(slot % 2 == 0 ? q.z : q.w)};
   }
-  __device__ static RowScales scale(const UnitScales& s, int step, int) {
-    return {__fmul_rn(low_of_f16_pair(s.b.x), float_of_byte(s.a.x, step)),
-            __fmul_rn(low_of_f16_pair(s.b.y), float_of_byte(s.a.z, step))};
+  template <class Held>
+  __device__ static RowScales scale(const Held& held, int step, int) {
+    const uint4 bytes = held.v[Held::kAhead / 2 + 2], d = held.v[Held::kAhead / 2 + 3];
+    return {__fmul_rn(low_of_f16_pair(d.x), float_of_byte(bytes.x, step)),
+            __fmul_rn(low_of_f16_pair(d.y), float_of_byte(bytes.z, step))};
   }
-  __device__ static RowScales minimum(const UnitScales& s, int step) {
-    return {__fmul_rn(high_of_f16_pair(s.b.x), float_of_byte(s.a.y, step)),
-            __fmul_rn(high_of_f16_pair(s.b.y), float_of_byte(s.a.w, step))};
+  template <class Held>
+  __device__ static RowScales minimum(const Held& held, int step) {
+    const uint4 bytes = held.v[Held::kAhead / 2 + 2], d = held.v[Held::kAhead / 2 + 3];
+    return {__fmul_rn(high_of_f16_pair(d.x), float_of_byte(bytes.y, step)),
+            __fmul_rn(high_of_f16_pair(d.y), float_of_byte(bytes.w, step))};
   }
 };
 
 struct Q6Unit {
   static constexpr int kGroupsPerStep = 2;
+  static constexpr int kUnitsPerScales = 1;
   static constexpr bool kMinimums = false;
-  // UnitScales: a is the scales plus 128, b the high bits of the quants, c the pair of d.
 
   __device__ static unsigned block(int unit) { return (unit / 2) * kQ6BlockBytes; }
   template <class Held, class Rows>
@@ -336,29 +349,34 @@ struct Q6Unit {
     const unsigned at = block(unit) + (unit % 2) * kNibbleUnitBytes;
     held.v[slot / 2] = rows.quants(at + (step / 2) * 512);
   }
+  // In use: the pair of d, the pair of scales plus 128, the high bits of the quants.
   template <class Held>
-  __device__ static UnitScales scales(const Held& held, int) {
+  __device__ static void take_scales(Held& held, int) {
     const uint4 s = held.v[Held::kAhead / 2 + 1];
     constexpr unsigned k = 0x80808080u;
-    return {make_uint4(s.x ^ k, s.y ^ k, s.z ^ k, s.w ^ k), held.v[Held::kAhead / 2],
-            held.v[Held::kAhead / 2 + 2].x};
+    held.v[Held::kAhead / 2 + 2].y = held.v[Held::kAhead / 2 + 2].x;
+    held.v[Held::kAhead / 2 + 3] = make_uint4(s.x ^ k, s.y ^ k, s.z ^ k, s.w ^ k);
+    held.v[Held::kAhead / 2 + 4] = held.v[Held::kAhead / 2];
   }
   template <class Held>
-  __device__ static Fragments fragments(const Held& held, const UnitScales& s, int step,
-                                        int slot) {
-    const uint4 q = held.v[slot / 2];
+  __device__ static Fragments fragments(const Held& held, int step, int slot) {
+    const uint4 q = held.v[slot / 2], high = held.v[Held::kAhead / 2 + 4];
     const int odd = slot % 2;
-    return {expand_q6(odd == 0 ? q.x : q.y, step < 2 ? s.b.x : s.b.y, odd),
-            expand_q6(odd == 0 ? q.z : q.w, step < 2 ? s.b.z : s.b.w, odd)};
+    return {expand_q6(odd == 0 ? q.x : q.y, step < 2 ? high.x : high.y, odd),
+            expand_q6(odd == 0 ? q.z : q.w, step < 2 ? high.z : high.w, odd)};
   }
-  __device__ static RowScales scale(const UnitScales& s, int step, int mma) {
+  template <class Held>
+  __device__ static RowScales scale(const Held& held, int step, int mma) {
+    const uint4 pair = held.v[Held::kAhead / 2 + 3];
+    const unsigned d = held.v[Held::kAhead / 2 + 2].y;
     const int i = (2 * step + mma) % 4;
-    return {__fmul_rn(low_of_f16_pair(s.c),
-                      float_of_offset_byte(step < 2 ? s.a.x : s.a.y, i)),
-            __fmul_rn(high_of_f16_pair(s.c),
-                      float_of_offset_byte(step < 2 ? s.a.z : s.a.w, i))};
+    return {__fmul_rn(low_of_f16_pair(d), float_of_offset_byte(step < 2 ? pair.x : pair.y, i)),
+            __fmul_rn(high_of_f16_pair(d), float_of_offset_byte(step < 2 ? pair.z : pair.w, i))};
   }
-  __device__ static RowScales minimum(const UnitScales&, int) { return {0.0f, 0.0f}; }
+  template <class Held>
+  __device__ static RowScales minimum(const Held&, int) {
+    return {0.0f, 0.0f};
+  }
 };
 
 }  // namespace forerun

@@ -48,7 +48,7 @@ use ops::matrix::Matrix;
 use ops::project::{ProjectParams, project};
 use ops::qkv::{self, QkvParams};
 use ops::rope_append::{RopeAppendBuffers, rope_append};
-use ops::sample::{Cut, SampleSource, launch_sample};
+use ops::sample::{Cut, SCRATCH_BYTES, SampleBuffers, SampleSource, launch_sample};
 pub use options::CudaOptions;
 use pack::Packing;
 use plan::PlanLimits;
@@ -123,6 +123,8 @@ struct Scratch {
     summaries: Address,
     /// The logits that log-probabilities ask about, one a head.
     targets: Address,
+    /// What the parts of a row leave for its draw, one a sample.
+    samples: Address,
     /// What a draw leaves for acceptance, one a sample.
     cuts: Address,
     /// Page copies.
@@ -322,6 +324,7 @@ impl Device for CudaDevice {
             partials: take(sizes.partials, "partial attention")?,
             summaries: take(sizes.summaries, "head summaries")?,
             targets: take(sizes.targets, "head targets")?,
+            samples: take(bucket(limits.full_rows) * SCRATCH_BYTES, "sampling candidates")?,
             cuts: take(bucket(limits.full_rows) * size_of::<Cut>(), "sampling cuts")?,
             copies: take(COPIES_BYTES, "page copies")?,
             found: take(size_of::<i32>(), "row found")?,
@@ -549,9 +552,14 @@ impl Device for CudaDevice {
                 vocab: stream.shape.vocab as i32,
                 reserved: 0,
             };
-            let to = batch.results(results.address).0.samples;
-            let samples = batch.buckets.samples as u32;
-            stream.enqueue([launch_sample(batch.view, source, to, stream.scratch.cuts, samples)]);
+            let buffers = SampleBuffers {
+                batch: batch.view,
+                source,
+                scratch: stream.scratch.samples,
+                results: batch.results(results.address).0.samples,
+                cuts: stream.scratch.cuts,
+            };
+            stream.enqueue(launch_sample(&buffers, batch.buckets.samples as u32));
         }
         Ok(())
     }

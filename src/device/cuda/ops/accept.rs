@@ -1,8 +1,8 @@
 //! Launches of `kernels/accept.cu`: how much of a drafted window survives.
 //!
-//! Verification is two launches on the base's stream: [`super::sample::launch_sample`] over the
-//! `K + 1` full rows of every window, which leaves each row's [`super::sample::Cut`] and the token
-//! that follows a whole window, then [`launch_accept`]. The draft's samples and cuts are those its
+//! Verification on the base's stream is [`super::sample::launch_sample`] over the `K + 1` full rows
+//! of every window, which leaves each row's [`super::sample::Cut`] and the token that follows a
+//! whole window, then [`launch_accept`]. The draft's samples and cuts are those its
 //! tokens were drawn with. Read next: [`crate::sample::accept_chain`], the rule.
 
 use super::super::launch::{KernelParams, Launch};
@@ -57,6 +57,8 @@ pub(crate) struct AcceptBuffers {
     pub(crate) base_cuts: Address,
     /// One a draft sample.
     pub(crate) draft_cuts: Address,
+    /// The scratch memory of the base's sampling, as it left it.
+    pub(crate) base_scratch: Address,
     /// What the base's samples drew.
     pub(crate) base_results: Address,
     /// [`AcceptOut`]s, one a chain.
@@ -75,6 +77,7 @@ impl AcceptBuffers {
             offset_of!(Self, draft) as u32,
             offset_of!(Self, base_cuts) as u32,
             offset_of!(Self, draft_cuts) as u32,
+            offset_of!(Self, base_scratch) as u32,
             offset_of!(Self, base_results) as u32,
             offset_of!(Self, results) as u32,
             size_of::<Chain>() as u32,

@@ -113,17 +113,16 @@ impl TokenTile {
         WARPS / self.slice_warps(width)
     }
 
-    /// Dynamic shared memory of a CTA: staged tokens and sums over their steps, twice each; partial
-    /// sums; sums of squares; scales of the norm.
+    /// Dynamic shared memory of a CTA: staged tokens twice, partial sums, sums of steps twice, sums
+    /// of squares, scales of the norm; `Tile` says how long the rows of each are.
     pub(crate) fn shared_bytes(self, width: Width) -> u32 {
         let (tokens, slice_warps) = (self.tokens(), self.slice_warps(width));
         let chunk_steps = if slice_warps == 8 { 4 } else { 16 * 8 / tokens };
-        let steps = slice_warps * chunk_steps;
-        let bytes = 2 * steps * tokens * 64
-            + WARPS * tokens / 8 * PARTIAL_BYTES
-            + 2 * steps * tokens * 4
-            + (SLICES + 1) * tokens * 4;
-        bytes as u32
+        let staged = 2 * slice_warps * chunk_steps * tokens * 64;
+        let partials = WARPS * tokens / 8 * PARTIAL_BYTES;
+        let step_sums = 2 * slice_warps * (chunk_steps * (tokens + 4) + 2) * 4;
+        let squares = SLICES * (tokens + 1) * 4;
+        (staged + partials + step_sums + squares + tokens * 4) as u32
     }
 }
 

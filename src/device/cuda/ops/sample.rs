@@ -1,8 +1,8 @@
 //! Launches of `kernels/sample.cu`, and the tables it reads.
 //!
 //! [`SampleTable`] turns [`SamplingParams`] and histories into what a kernel can look up: numbers
-//! of one width, and one edit a token, ascending by id. The kernel repeats [`crate::sample`] on
-//! integers, so it draws the CPU's token. Read next: `kernels/common/sample.cuh`.
+//! of one width, and one edit a token, ascending by id. The kernels repeat [`crate::sample`] on
+//! integers, so they draw the CPU's token. Read next: `kernels/common/sample.cuh`.
 
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch, SampleOut};
@@ -11,8 +11,14 @@ use crate::sample::{History, Key, MASS_ONE, SamplingParams};
 use bytemuck::{Pod, Zeroable};
 use std::mem::offset_of;
 
-/// Threads of a sampling CTA.
-const THREADS: u32 = 1024;
+/// CTAs that read one row.
+const PARTS: u32 = 32;
+/// Threads of each.
+const PART_THREADS: u32 = 256;
+/// Threads of the CTA that draws.
+const DRAW_THREADS: u32 = 512;
+/// Bytes of scratch memory a sample.
+pub(crate) const SCRATCH_BYTES: usize = 26_896;
 
 /// How one row of logits becomes one token.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
@@ -21,6 +27,8 @@ pub(crate) struct Sample {
     seed: u64,
     /// Masses below stay out; at least 1.
     mass_min: u64,
+    /// What truncation leaves has more mass than this; 0 with top-k.
+    mass_bar: u64,
     logits_row: i32,
     branch: u32,
     position: u32,
@@ -82,6 +90,7 @@ pub(crate) struct SampleSource {
 pub(crate) struct SampleParams {
     batch: Batch,
     source: SampleSource,
+    scratch: Address,
     results: Address,
     cuts: Address,
 }
@@ -93,6 +102,7 @@ impl SampleParams {
             size_of::<Self>() as u32,
             offset_of!(Self, batch) as u32,
             offset_of!(Self, source) as u32,
+            offset_of!(Self, scratch) as u32,
             offset_of!(Self, results) as u32,
             offset_of!(Self, cuts) as u32,
             size_of::<SampleSource>() as u32,
@@ -105,6 +115,7 @@ impl SampleParams {
             size_of::<Sample>() as u32,
             offset_of!(Sample, seed) as u32,
             offset_of!(Sample, mass_min) as u32,
+            offset_of!(Sample, mass_bar) as u32,
             offset_of!(Sample, logits_row) as u32,
             offset_of!(Sample, branch) as u32,
             offset_of!(Sample, position) as u32,
@@ -125,13 +136,25 @@ impl SampleParams {
             offset_of!(SampleEdit, seen) as u32,
             offset_of!(SampleEdit, count) as u32,
             size_of::<Cut>() as u32,
+            SCRATCH_BYTES as u32,
             size_of::<SampleOut>() as u32,
         ]
     }
 }
 
-impl KernelParams for SampleParams {
-    const KERNEL: &'static str = "forerun_sample";
+/// The same parameters for one of the kernels.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(transparent)]
+struct Stage<const N: usize>(SampleParams);
+
+impl KernelParams for Stage<0> {
+    const KERNEL: &'static str = "forerun_sample_top";
+}
+impl KernelParams for Stage<1> {
+    const KERNEL: &'static str = "forerun_sample_weigh";
+}
+impl KernelParams for Stage<2> {
+    const KERNEL: &'static str = "forerun_sample_draw";
 }
 
 /// The samples of one pass as the kernel reads them.
@@ -171,17 +194,20 @@ impl SampleTable {
             self.allowed.extend_from_slice(words);
             first
         });
-        let top_k = params.top_k as usize;
-        let mass_min = (f64::from(params.min_p.min(1.0)) * MASS_ONE as f64).ceil() as u64;
+        let top_k = if (params.top_k as usize) < vocab { params.top_k as i32 } else { 0 };
+        let mass_min = (f64::from(params.min_p.min(1.0)) * MASS_ONE as f64).ceil().max(1.0) as u64;
+        let mass_bar = mass_bar(params.top_p, mass_min, vocab);
         self.samples.push(Sample {
             seed: key.seed,
-            mass_min: mass_min.max(1),
+            mass_min,
+            // With top-k, the nucleus is a share of what the k likeliest weigh, all of them.
+            mass_bar: if top_k > 0 { 0 } else { mass_bar },
             logits_row: logits_row as i32,
             branch: key.branch.0,
             position: key.position,
             role: key.role.index() as u32,
             inverse_temperature: if params.is_greedy() { 0.0 } else { 1.0 / params.temperature },
-            top_k: if top_k < vocab { top_k as i32 } else { 0 },
+            top_k,
             top_p: params.top_p,
             repetition: params.repetition_penalty,
             frequency: params.frequency_penalty,
@@ -232,20 +258,43 @@ impl SampleTable {
     }
 }
 
-/// Draws for `samples` rows; the grid may be larger than the staged count.
+/// A mass that no token of the nucleus, nor any that min-p leaves, is at or below.
 ///
-/// `results` holds a [`SampleOut`] a sample, `cuts` a [`Cut`] a sample, or is null where no chain
-/// will be accepted from these rows.
+/// Tokens at or below it sum to at most what the nucleus may leave out, whose share of the sum is
+/// known before the sum is: that is at least the likeliest token's mass.
+fn mass_bar(top_p: f32, mass_min: u64, vocab: usize) -> u64 {
+    // Room for the rounding of the target.
+    let left_out = (1.0 - f64::from(top_p) - 1e-15) * MASS_ONE as f64 - 1.0;
+    let bar = (left_out / vocab as f64).max(0.0) as u64;
+    bar.max(mass_min - 1)
+}
+
+/// Where one sampling reads and writes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SampleBuffers {
+    /// The staged pass, for its count of samples.
+    pub(crate) batch: Batch,
+    /// The pass's [`SampleTable`] and the logits.
+    pub(crate) source: SampleSource,
+    /// [`SCRATCH_BYTES`] a sample, a multiple of 8; nothing need be in it.
+    pub(crate) scratch: Address,
+    /// A [`SampleOut`] a sample.
+    pub(crate) results: Address,
+    /// A [`Cut`] a sample, or null where no chain will be accepted from these rows.
+    pub(crate) cuts: Address,
+}
+
+/// Draws for `samples` rows, in this order; the grids may be larger than the staged count.
 #[must_use]
-pub(crate) fn launch_sample(
-    batch: Batch,
-    source: SampleSource,
-    results: Address,
-    cuts: Address,
-    samples: u32,
-) -> Launch {
-    let params = SampleParams { batch, source, results, cuts };
-    Launch::new([samples, 1, 1], THREADS, 0, &params)
+pub(crate) fn launch_sample(buffers: &SampleBuffers, samples: u32) -> [Launch; 3] {
+    let SampleBuffers { batch, source, scratch, results, cuts } = *buffers;
+    let params = SampleParams { batch, source, scratch, results, cuts };
+    let parts = [PARTS, samples, 1];
+    [
+        Launch::new(parts, PART_THREADS, 0, &Stage::<0>(params)),
+        Launch::new(parts, PART_THREADS, 0, &Stage::<1>(params)),
+        Launch::new([samples, 1, 1], DRAW_THREADS, 0, &Stage::<2>(params)),
+    ]
 }
 
 #[cfg(test)]
@@ -322,6 +371,43 @@ mod tests {
             let params = SamplingParams { top_k, temperature: 1.0, ..SamplingParams::greedy() };
             assert_eq!(table(&params, &[], &[]).samples[0].top_k, expected);
         }
+    }
+
+    #[test]
+    fn the_bar_leaves_out_no_more_than_the_nucleus_may() {
+        for (top_p, vocab) in [(0.95, 152_064), (0.5, 10), (0.999_999_94, 40_000), (1e-6, 7)] {
+            let bar = mass_bar(top_p, 1, vocab);
+            for total in [MASS_ONE, MASS_ONE + 12_345, MASS_ONE * vocab as u64] {
+                let target = (f64::from(top_p) * total as f64).ceil() as u64;
+                assert!(bar * vocab as u64 <= total - target, "{top_p} of {total}: {bar}");
+            }
+        }
+        assert!(mass_bar(0.95, 1, 152_064) > 361_000, "a bar that leaves out nothing is no use");
+        assert_eq!(mass_bar(1.0, 1, 100), 0);
+        assert_eq!(mass_bar(0.95, MASS_ONE / 10, 100), MASS_ONE / 10 - 1);
+        let top_k = SamplingParams { top_k: 5, top_p: 0.9, temperature: 1.0, ..Default::default() };
+        assert_eq!(table(&top_k, &[], &[]).samples[0].mass_bar, 0);
+    }
+
+    #[test]
+    fn a_row_is_read_by_parts_and_drawn_from_by_one_cta() {
+        let buffers = SampleBuffers {
+            batch: Batch::default(),
+            source: SampleSource::zeroed(),
+            scratch: Address(8),
+            results: Address(16),
+            cuts: Address(0),
+        };
+        let launches = launch_sample(&buffers, 5);
+        let grids = launches.each_ref().map(|l| (l.kernel, l.grid, l.threads));
+        assert_eq!(
+            grids,
+            [
+                ("forerun_sample_top", [32, 5, 1], 256),
+                ("forerun_sample_weigh", [32, 5, 1], 256),
+                ("forerun_sample_draw", [5, 1, 1], 512),
+            ]
+        );
     }
 
     #[test]

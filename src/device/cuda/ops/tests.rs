@@ -24,13 +24,13 @@ fn project_params() -> project::ProjectParams {
 fn a_projection_has_a_cta_for_every_panel_of_few_tokens_and_every_four_of_many() {
     // 900 rows are 57 panels.
     for (rows, kernel, grid, shared) in [
-        (1, "forerun_project_n8", [1, 57, 1], 40_224),
-        (8, "forerun_project_n8", [1, 57, 1], 40_224),
-        (9, "forerun_project_n16", [1, 57, 1], 80_448),
-        (17, "forerun_project_n32", [1, 15, 1], 56_448),
-        (64, "forerun_project_n64", [1, 15, 1], 78_080),
-        (65, "forerun_project_n64", [2, 15, 1], 78_080),
-        (300, "forerun_project_n64", [5, 15, 1], 78_080),
+        (1, "forerun_project_n8", [1, 57, 1], 41_408),
+        (8, "forerun_project_n8", [1, 57, 1], 41_408),
+        (9, "forerun_project_n16", [1, 57, 1], 81_632),
+        (17, "forerun_project_n32", [1, 15, 1], 56_768),
+        (64, "forerun_project_n64", [1, 15, 1], 78_272),
+        (65, "forerun_project_n64", [2, 15, 1], 78_272),
+        (300, "forerun_project_n64", [5, 15, 1], 78_272),
     ] {
         let launch = project::project(rows, &project_params());
         assert_eq!((launch.kernel, launch.grid), (kernel, grid), "{rows} rows");

@@ -2,12 +2,18 @@
 //!
 //! [`Gpu`] loads kernel files, holds buffers and runs [`Launch`]es; a broken rule
 //! (bounds, uninitialised reads, races, illegal barriers) fails the test with the emulator's
-//! message. Read next: `attention`, `sample`, `copy`.
+//! message. Read next: `attention`, `sample`, `copy`; `weights`, then `linear`, `heads`, `rows`,
+//! `invariance`.
 
 mod attention;
 mod copy;
+mod heads;
+mod invariance;
 mod layout;
+mod linear;
+mod rows;
 mod sample;
+mod weights;
 
 use crate::device::cuda::kernels;
 use crate::device::cuda::launch::Launch;
@@ -18,7 +24,8 @@ use gpu_emulator::launch::{Counters, LoadedModule, Options};
 use gpu_emulator::memory::GlobalMemory;
 use gpu_emulator::{exec, ptx};
 use std::cell::Cell;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 /// Seeds of the interleaving under which results must not differ.
 const SEEDS: [u64; 3] = [1, 2, 3];
@@ -39,10 +46,7 @@ impl Gpu {
         let memory = GlobalMemory::with_bytes(1 << 30);
         let modules = subjects
             .iter()
-            .map(|subject| {
-                let module = ptx::parse(&ptx_of(subject, arch)).unwrap_or_else(|e| panic!("{e}"));
-                Arc::new(LoadedModule::place(module, &memory).unwrap())
-            })
+            .map(|subject| Arc::new(LoadedModule::place(parsed(subject, arch), &memory).unwrap()))
             .collect();
         Self { memory, modules, options: Options { seed, threads: 2 }, serial: Cell::new(0) }
     }
@@ -58,6 +62,17 @@ impl Gpu {
         let at = self.unwritten(bytes.len(), label);
         self.memory.write(at.0, bytes).unwrap();
         at
+    }
+
+    /// Overwrites a part of a buffer.
+    fn write<T: NoUninit>(&self, at: Address, values: &[T]) {
+        self.memory.write(at.0, bytemuck::cast_slice(values)).unwrap();
+    }
+
+    /// Whether nobody has written any of these bytes.
+    fn untouched(&self, at: Address, bytes: usize) -> bool {
+        let unwritten = |byte| self.memory.first_unwritten(byte, 1).unwrap() == Some(byte);
+        (at.0..at.0 + bytes as u64).all(unwritten)
     }
 
     /// `count` values; all of them must have been written.
@@ -105,12 +120,18 @@ impl Gpu {
     }
 }
 
-/// The PTX of a kernel file, as it lies in the program.
-fn ptx_of(subject: &str, arch: &str) -> String {
-    let built = kernels::built().expect("these tests are only compiled where there are kernels");
-    let file = built.files.iter().find(|file| file.subject == subject).expect("a kernel file");
-    let image = file.images.iter().find(|image| image.arch() == arch).expect("PTX of it");
-    String::from_utf8(image.load()).expect("PTX is text").trim_end_matches('\0').to_owned()
+/// The PTX of a kernel file, as it lies in the program, parsed once a process.
+fn parsed(subject: &str, arch: &str) -> ptx::ir::Module {
+    static PARSED: Mutex<BTreeMap<String, ptx::ir::Module>> = Mutex::new(BTreeMap::new());
+    let mut parsed = PARSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let parse = || {
+        let built = kernels::built().expect("these tests are only compiled where there are kernels");
+        let file = built.files.iter().find(|file| file.subject == subject).expect("a kernel file");
+        let image = file.images.iter().find(|image| image.arch() == arch).expect("PTX of it");
+        let text = String::from_utf8(image.load()).expect("PTX is text");
+        ptx::parse(text.trim_end_matches('\0')).unwrap_or_else(|e| panic!("{subject}: {e}"))
+    };
+    parsed.entry(format!("{subject} {arch}")).or_insert_with(parse).clone()
 }
 
 /// Uniform numbers in `[-1, 1)`, the same for the same seed.

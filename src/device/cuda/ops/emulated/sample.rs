@@ -3,7 +3,9 @@
 use super::{ARCHS, Gpu, SEEDS, noise};
 use crate::device::cuda::layout::{Address, Batch, Counts, SampleOut};
 use crate::device::cuda::ops::accept::{AcceptBuffers, AcceptOut, Chain, launch_accept};
-use crate::device::cuda::ops::sample::{Cut, SampleSource, SampleTable, launch_sample};
+use crate::device::cuda::ops::sample::{
+    Cut, SCRATCH_BYTES, SampleBuffers, SampleSource, SampleTable, launch_sample,
+};
 use crate::ids::{BranchId, Role, TokenId};
 use crate::sample::{
     ChainUniforms, Distribution, History, Key, Purpose, SamplingParams, Scratch, accept_chain,
@@ -73,6 +75,7 @@ struct Drawn {
     source: SampleSource,
     results_at: Address,
     cuts_at: Address,
+    scratch_at: Address,
 }
 
 fn draw_all(gpu: &Gpu, requests: &[Request]) -> Drawn {
@@ -94,11 +97,23 @@ fn draw_all(gpu: &Gpu, requests: &[Request]) -> Drawn {
         vocab: vocab as i32,
         reserved: 0,
     };
-    let results_at = gpu.unwritten(count * size_of::<SampleOut>(), "results");
-    let cuts_at = gpu.unwritten(count * size_of::<Cut>(), "cuts");
-    let counters = gpu.run(&launch_sample(batch, source, results_at, cuts_at, count as u32 + 2));
-    assert_eq!(counters.local_bytes, 0);
-    Drawn { results: gpu.read(results_at, count), source, results_at, cuts_at }
+    let buffers = SampleBuffers {
+        batch,
+        source,
+        scratch: gpu.unwritten(count * SCRATCH_BYTES, "scratch"),
+        results: gpu.unwritten(count * size_of::<SampleOut>(), "results"),
+        cuts: gpu.unwritten(count * size_of::<Cut>(), "cuts"),
+    };
+    for launch in launch_sample(&buffers, count as u32 + 2) {
+        assert_eq!(gpu.run(&launch).local_bytes, 0);
+    }
+    Drawn {
+        results: gpu.read(buffers.results, count),
+        source,
+        results_at: buffers.results,
+        cuts_at: buffers.cuts,
+        scratch_at: buffers.scratch,
+    }
 }
 
 #[track_caller]
@@ -348,6 +363,7 @@ fn accept(arch: &str, seed: u64, windows: &[Window]) -> (Vec<Vec<TokenId>>, Vec<
         draft: draft.source,
         base_cuts: base.cuts_at,
         draft_cuts: draft.cuts_at,
+        base_scratch: base.scratch_at,
         base_results: base.results_at,
         results,
     };

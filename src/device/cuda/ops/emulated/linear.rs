@@ -1,0 +1,285 @@
+//! Projections, queries, keys and values, gate and up.
+
+use super::Gpu;
+use super::weights::{FORMATS, NONE, ROWS, Weights, assert_close, batch, gpu, half_ulp, normed};
+use crate::device::BlockType;
+use crate::device::cuda::ops::{gate_up, project, qkv};
+use crate::device::cuda::samples::Random;
+use half::bf16;
+
+const EPS: f32 = 1e-5;
+
+/// The hidden states of `rows` rows.
+fn hidden(rows: usize, width: usize, random: &mut Random) -> Vec<bf16> {
+    random.bf16s(rows * width)
+}
+
+fn floats(values: &[bf16]) -> Vec<f64> {
+    values.iter().map(|v| v.to_f64()).collect()
+}
+
+fn project_once(
+    gpu: &Gpu,
+    weights: &Weights,
+    bias: Option<&[f32]>,
+    x: &[bf16],
+    before: &[bf16],
+) -> Vec<bf16> {
+    let rows = x.len() / weights.cols;
+    let out = gpu.upload(before, "hidden");
+    let launch = project::project(
+        rows,
+        &project::ProjectParams {
+            batch: batch(gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
+            weights: weights.matrix,
+            bias: bias.map_or(NONE, |b| gpu.upload(b, "bias")),
+            x: gpu.upload(x, "x"),
+            hidden: out,
+        },
+    );
+    gpu.run(&launch);
+    gpu.read(out, before.len())
+}
+
+fn check_project(kind: BlockType, rows: usize, features: usize, cols: usize, biased: bool) {
+    let what = format!("{kind} [{features}, {cols}] times {rows} rows");
+    let mut random = Random(rows as u64 + 1000 * cols as u64);
+    let gpu = gpu(rows as u64);
+    let weights = Weights::random(&gpu, kind, features, cols, &mut random);
+    let bias = biased.then(|| random.floats(features));
+    let (x, before) = (hidden(rows, cols, &mut random), hidden(rows, features, &mut random));
+    let got = project_once(&gpu, &weights, bias.as_deref(), &x, &before);
+    for row in 0..rows {
+        let sums = weights.times(&floats(&x[row * cols..][..cols]));
+        let expected: Vec<(f64, f64)> = sums
+            .iter()
+            .enumerate()
+            .map(|(n, sum)| {
+                let bias = bias.as_ref().map_or(0.0, |b| f64::from(b[n]));
+                let value = before[row * features + n].to_f64() + (sum.value + bias);
+                (value, half_ulp(value) + sum.error(cols) + 1e-6)
+            })
+            .collect();
+        let got = floats(&got[row * features..][..features]);
+        assert_close(&format!("{what}, row {row}"), &got, &expected);
+    }
+}
+
+#[test]
+fn a_projection_is_added_to_the_hidden_states_at_every_row_count_in_every_format() {
+    for kind in FORMATS {
+        for rows in ROWS {
+            check_project(kind, rows, 40, 256, rows % 2 == 0);
+        }
+    }
+}
+
+#[test]
+fn a_projection_of_any_size_is_right() {
+    for (features, cols) in [(1, 1), (3, 7), (17, 33), (16, 100), (35, 300), (100, 136), (7, 1000)]
+    {
+        for rows in [1, 9, 17, 70] {
+            check_project(BlockType::BF16, rows, features, cols, true);
+        }
+    }
+    for (features, cols) in [(1, 32), (19, 96), (64, 160), (33, 1120)] {
+        for rows in [1, 9, 17, 70] {
+            check_project(BlockType::Q8_0, rows, features, cols, true);
+        }
+    }
+    for kind in [BlockType::Q4_K, BlockType::Q6_K] {
+        for (features, cols) in [(1, 256), (21, 768), (66, 1280), (20, 2304)] {
+            for rows in [1, 9, 17, 70] {
+                check_project(kind, rows, features, cols, false);
+            }
+        }
+    }
+}
+
+#[test]
+fn widened_block_types_multiply_as_what_they_were_widened_to() {
+    for kind in BlockType::ALL.into_iter().filter(|kind| !FORMATS.contains(kind)) {
+        check_project(kind, 3, 33, 256, true);
+    }
+}
+
+#[test]
+fn rows_beyond_the_count_are_neither_read_nor_written() {
+    let mut random = Random(3);
+    for (bucket, rows) in [(8, 3), (16, 1), (64, 17), (128, 65)] {
+        let gpu = gpu(5);
+        let weights = Weights::random(&gpu, BlockType::Q8_0, 24, 64, &mut random);
+        // Memory for the bucket's rows, of which the first are written.
+        let (x, out) = (gpu.unwritten(bucket * 128, "x"), gpu.unwritten(bucket * 48, "hidden"));
+        gpu.write(x, &random.bf16s(rows * 64));
+        gpu.write(out, &random.bf16s(rows * 24));
+        let launch = project::project(
+            bucket,
+            &project::ProjectParams {
+                batch: batch(&gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
+                weights: weights.matrix,
+                bias: NONE,
+                x,
+                hidden: out,
+            },
+        );
+        gpu.run(&launch);
+        assert!(gpu.untouched(out.offset(rows * 48), (bucket - rows) * 48));
+    }
+}
+
+/// Runs `qkv` and returns its f32 sums.
+fn qkv_once(
+    gpu: &Gpu,
+    weights: [&Weights; 3],
+    biases: Option<[&[f32]; 3]>,
+    norm: &[f32],
+    x: &[bf16],
+) -> Vec<f32> {
+    let rows = x.len() / norm.len();
+    let width: usize = weights.iter().map(|w| w.rows).sum();
+    let y = gpu.unwritten(rows * width * 4, "y");
+    let [q_bias, k_bias, v_bias] =
+        biases.map_or([NONE; 3], |biases| biases.map(|b| gpu.upload(b, "bias")));
+    let launch = qkv::qkv(
+        rows,
+        &qkv::QkvParams {
+            batch: batch(gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
+            q: weights[0].matrix,
+            k: weights[1].matrix,
+            v: weights[2].matrix,
+            q_bias,
+            k_bias,
+            v_bias,
+            norm: gpu.upload(norm, "norm"),
+            hidden: gpu.upload(x, "hidden"),
+            y,
+            eps: EPS,
+            reserved: 0,
+        },
+    );
+    gpu.run(&launch);
+    gpu.read(y, rows * width)
+}
+
+fn check_qkv(kinds: [BlockType; 3], sizes: [usize; 3], rows: usize, cols: usize, biased: bool) {
+    let mut random = Random(rows as u64 + 77 * cols as u64);
+    let gpu = gpu(rows as u64);
+    let weights: [Weights; 3] =
+        std::array::from_fn(|i| Weights::random(&gpu, kinds[i], sizes[i], cols, &mut random));
+    let biases: [Vec<f32>; 3] = std::array::from_fn(|i| random.floats(sizes[i]));
+    let norm: Vec<f32> = random.floats(cols).iter().map(|g| 1.0 + g * 0.5).collect();
+    let x = hidden(rows, cols, &mut random);
+    let got = qkv_once(
+        &gpu,
+        weights.each_ref(),
+        biased.then(|| biases.each_ref().map(Vec::as_slice)),
+        &norm,
+        &x,
+    );
+    let width: usize = sizes.iter().sum();
+    for row in 0..rows {
+        let x = &x[row * cols..][..cols];
+        for rounded in [true, false] {
+            let (staged, scale) = normed(x, &norm, EPS, rounded);
+            let mut expected = Vec::new();
+            for (weights, bias) in weights.iter().zip(&biases) {
+                for (sum, bias) in weights.times(&staged).iter().zip(bias) {
+                    let bias = if biased { f64::from(*bias) } else { 0.0 };
+                    let value = sum.value * scale + bias;
+                    let rounding = if rounded { 0.0 } else { 2f64.powi(-8) * sum.magnitude };
+                    let bound = (rounding + sum.error(cols)) * scale + value.abs() * 1e-6 + 1e-7;
+                    expected.push((value, bound));
+                }
+            }
+            let got: Vec<f64> = got[row * width..][..width].iter().map(|v| f64::from(*v)).collect();
+            let what = format!("{kinds:?} {sizes:?} {cols} columns, row {row} of {rows}");
+            assert_close(&format!("{what}, rounded {rounded}"), &got, &expected);
+        }
+    }
+}
+
+#[test]
+fn queries_keys_and_values_are_normed_sums_at_every_row_count_in_every_format() {
+    for kind in FORMATS {
+        for rows in ROWS {
+            check_qkv([kind; 3], [32, 16, 16], rows, 256, rows % 2 == 1);
+        }
+    }
+}
+
+#[test]
+fn queries_keys_and_values_may_differ_in_format_and_have_any_size() {
+    use BlockType::{BF16, Q4_K, Q6_K, Q8_0};
+    for rows in [1, 9, 20, 65] {
+        check_qkv([Q4_K, Q4_K, Q6_K], [96, 32, 32], rows, 512, true);
+        check_qkv([Q8_0, BF16, Q6_K], [65, 3, 18], rows, 768, true);
+        check_qkv([BF16, BF16, BF16], [10, 5, 5], rows, 77, true);
+        check_qkv([Q8_0, Q8_0, BF16], [24, 8, 8], rows, 1152, false);
+    }
+}
+
+fn gate_up_once(gpu: &Gpu, gate: &Weights, up: &Weights, norm: &[f32], x: &[bf16]) -> Vec<bf16> {
+    let rows = x.len() / norm.len();
+    let act = gpu.unwritten(rows * gate.rows * 2, "act");
+    let launch = gate_up::gate_up(
+        rows,
+        &gate_up::GateUpParams {
+            batch: batch(gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
+            gate: gate.matrix,
+            up: up.matrix,
+            norm: gpu.upload(norm, "norm"),
+            hidden: gpu.upload(x, "hidden"),
+            act,
+            eps: EPS,
+            reserved: 0,
+        },
+    );
+    gpu.run(&launch);
+    gpu.read(act, rows * gate.rows)
+}
+
+fn check_gate_up(kinds: [BlockType; 2], features: usize, cols: usize, rows: usize) {
+    let mut random = Random(rows as u64 + 7 * features as u64);
+    let gpu = gpu(rows as u64);
+    let [gate, up] = kinds.map(|kind| Weights::random(&gpu, kind, features, cols, &mut random));
+    let norm: Vec<f32> = random.floats(cols).iter().map(|g| 0.2 + g * 0.1).collect();
+    let x = hidden(rows, cols, &mut random);
+    let got = gate_up_once(&gpu, &gate, &up, &norm, &x);
+    for row in 0..rows {
+        let (staged, scale) = normed(&x[row * cols..][..cols], &norm, EPS, true);
+        let pairs = gate.times(&staged).into_iter().zip(up.times(&staged));
+        let expected: Vec<(f64, f64)> = pairs
+            .map(|(g, u)| {
+                let (gate, up) = (g.value * scale, u.value * scale);
+                let silu = gate / (1.0 + (-gate).exp());
+                let errors = [g, u].map(|sum| sum.error(cols) * scale);
+                // The derivative of silu is below 1.1.
+                let bound = errors[0] * 1.1 * up.abs() + errors[1] * (silu.abs() + errors[0]);
+                let value = silu * up;
+                (value, bound + half_ulp(value) + value.abs() * 1e-6 + 1e-7)
+            })
+            .collect();
+        let got = floats(&got[row * features..][..features]);
+        let what = format!("{kinds:?} [{features}, {cols}], row {row} of {rows}");
+        assert_close(&what, &got, &expected);
+    }
+}
+
+#[test]
+fn gate_and_up_make_activations_at_every_row_count_in_every_format() {
+    for kind in FORMATS {
+        for rows in ROWS {
+            check_gate_up([kind; 2], 48, 256, rows);
+        }
+    }
+}
+
+#[test]
+fn gate_and_up_may_differ_in_format_and_have_any_size() {
+    for rows in [1, 9, 17, 65] {
+        check_gate_up([BlockType::Q4_K, BlockType::BF16], 35, 512, rows);
+        check_gate_up([BlockType::Q8_0, BlockType::Q6_K], 64, 768, rows);
+        check_gate_up([BlockType::BF16; 2], 5, 19, rows);
+    }
+}
