@@ -21,6 +21,23 @@ impl Random {
     }
 }
 
+/// What tests on the software GPU ask for.
+#[cfg(forerun_kernels)]
+impl Random {
+    /// Below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub(super) fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+
+    pub(super) fn bf16s(&mut self, count: usize) -> Vec<bf16> {
+        (0..count).map(|_| bf16::from_f32(self.float())).collect()
+    }
+}
+
 /// Bytes of a matrix: any quants, scales and minimums of a usual size.
 pub(super) fn random_bytes(
     kind: BlockType,

@@ -15,7 +15,7 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C)]
 pub(crate) struct Matrix {
     /// The first panel; a multiple of 16.
-    data: Address,
+    pub(super) data: Address,
     rows: i32,
     columns: i32,
     format: i32,
@@ -85,6 +85,10 @@ const SLICES: usize = 8;
 const PARTIAL_BYTES: usize = 8 * 20 * 4;
 
 impl TokenTile {
+    /// Every tile, in the order of an operation's entries.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 4] = [Self::N8, Self::N16, Self::N32, Self::N64];
+
     /// The tile for a pass of `rows` rows.
     pub(crate) fn for_rows(rows: usize) -> Self {
         match rows {
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn two_ctas_fit_an_sm_of_every_supported_gpu() {
-        for tile in [TokenTile::N8, TokenTile::N16, TokenTile::N32, TokenTile::N64] {
+        for tile in TokenTile::ALL {
             for width in [Width::Narrow, Width::Wide] {
                 // An A100 has 164 KiB an SM, of which each CTA costs 1 KiB more than it asks for.
                 assert!(2 * (tile.shared_bytes(width) + 1024) <= 164 * 1024, "{tile:?} {width:?}");

@@ -189,7 +189,7 @@ fn weights_are_read_once_in_whole_sectors() {
                     hidden: gpu.upload(&random.bf16s(rows * features), "hidden"),
                 },
             ));
-            let sectors = counters.sectors_loaded[&weights.matrix.data().0];
+            let sectors = counters.sectors_loaded[&weights.matrix.data.0];
             println!(
                 "{kind} {rows} rows: {sectors} sectors of weights, floor {}; {counters:?}",
                 weights.bytes / 32

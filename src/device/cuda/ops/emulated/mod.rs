@@ -125,7 +125,8 @@ fn parsed(subject: &str, arch: &str) -> ptx::ir::Module {
     static PARSED: Mutex<BTreeMap<String, ptx::ir::Module>> = Mutex::new(BTreeMap::new());
     let mut parsed = PARSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let parse = || {
-        let built = kernels::built().expect("these tests are only compiled where there are kernels");
+        let built =
+            kernels::built().expect("these tests are only compiled where there are kernels");
         let file = built.files.iter().find(|file| file.subject == subject).expect("a kernel file");
         let image = file.images.iter().find(|image| image.arch() == arch).expect("PTX of it");
         let text = String::from_utf8(image.load()).expect("PTX is text");
