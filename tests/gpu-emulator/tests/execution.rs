@@ -58,7 +58,7 @@ fn bf16_values(count: usize, seed: u32) -> Vec<half::bf16> {
 fn bf16_buffer(device: &Device, values: &[half::bf16], label: &str) -> u64 {
     let at = device.empty(values.len() * 2, label);
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    device.memory.write(at, &bytes).unwrap();
+    device.memory.write(at, &bytes).expect("the buffer is as long");
     at
 }
 
@@ -453,5 +453,83 @@ fn a_compiled_kernel_with_a_shifted_address_faults_or_errs() {
         } else {
             assert!(unseen.is_empty(), "{what} of lines {unseen:?} may be anywhere");
         }
+    }
+}
+
+// --- warp functions -----------------------------------------------------------------------------
+
+/// What 32 lanes get from `line`, which puts its result in `%r10`; lane `l` has `7 l % 5` in `%r5`.
+fn of_a_warp(line: &str) -> Vec<u32> {
+    let body = format!(
+        "mul.lo.u32 %r5, %r1, 7;\nrem.u32 %r5, %r5, 5;\nsetp.gt.u32 %p1, %r5, 2;\n\
+         setp.ge.u32 %p2, %r5, 0;\nmov.u32 %r6, 5;\n{line}\nst.global.u32 [%rd3], %r10;"
+    );
+    support::runs(&body, 32)[..32].to_vec()
+}
+
+#[test]
+fn votes_matches_reductions_and_elections_are_what_the_manual_says() {
+    let value = |lane: u32| lane * 7 % 5;
+    let lanes_of = |holds: &dyn Fn(u32) -> bool| {
+        (0..32).fold(0u32, |mask, lane| mask | u32::from(holds(lane)) << lane)
+    };
+    let every = |expected: u32, line: &str| {
+        assert!(of_a_warp(line).iter().all(|got| *got == expected), "{line}");
+    };
+    every(lanes_of(&|l| value(l) > 2), "vote.sync.ballot.b32 %r10, %p1, -1;");
+    let select = "selp.u32 %r10, 1, 0, %p3;";
+    every(1, &format!("vote.sync.any.pred %p3, %p1, -1;\n{select}"));
+    every(0, &format!("vote.sync.all.pred %p3, %p1, -1;\n{select}"));
+    every(1, &format!("vote.sync.all.pred %p3, %p2, -1;\n{select}"));
+    every(0, &format!("vote.sync.uni.pred %p3, %p1, -1;\n{select}"));
+    every(1, &format!("vote.sync.uni.pred %p3, !%p2, -1;\n{select}"));
+    every((0..32).map(value).sum(), "redux.sync.add.u32 %r10, %r5, -1;");
+    every(4, "redux.sync.max.u32 %r10, %r5, -1;");
+    every(u32::MAX, "sub.u32 %r5, %r5, 1;\nredux.sync.min.s32 %r10, %r5, -1;");
+    every(7, "redux.sync.or.b32 %r10, %r5, -1;");
+    every(u32::MAX, "activemask.b32 %r10;");
+    every(u32::MAX, "match.all.sync.b32 %r10|%p3, %r6, -1;");
+    every(0, "match.all.sync.b32 %r10|%p3, %r5, -1;");
+    let any = of_a_warp("match.any.sync.b32 %r10, %r5, -1;");
+    for (lane, got) in (0u32..).zip(any) {
+        assert_eq!(got, lanes_of(&|l| value(l) == value(lane)));
+    }
+    let elected = of_a_warp("elect.sync %r11|%p3, -1;\nselp.u32 %r10, 1, 0, %p3;");
+    assert_eq!(elected.iter().sum::<u32>(), 1);
+}
+
+#[test]
+fn barriers_count_and_combine_over_the_whole_cta() {
+    let body = |form: &str, select: &str| {
+        format!("setp.lt.u32 %p1, %r1, 40;\n{form}\n{select}\nst.global.u32 [%rd3], %r10;")
+    };
+    let select = "selp.u32 %r10, 1, 0, %p3;";
+    let all = |body: String| {
+        let out = support::runs(&body, 96);
+        assert!(out[..96].iter().all(|w| *w == out[0]));
+        out[0]
+    };
+    assert_eq!(all(body("barrier.sync.aligned 0;\nbar.red.popc.u32 %r10, 0, %p1;", "")), 40);
+    assert_eq!(all(body("bar.red.or.pred %p3, 1, %p1;", select)), 1);
+    assert_eq!(all(body("bar.red.and.pred %p3, 1, %p1;", select)), 0);
+    assert_eq!(all(body("bar.red.and.pred %p3, 1, !%p3;", select)), 1);
+}
+
+#[test]
+fn matrices_stored_and_transposed_come_back() {
+    // Word w of the tile ends as the word that lane w loads after a round trip.
+    let body = "mul.lo.u32 %r5, %r1, 65537;\nadd.u32 %r5, %r5, 4096;\nshl.b32 %r6, %r1, 4;\n\
+        add.u32 %r6, %r3, %r6;\nstmatrix.sync.aligned.m8n8.x1.shared.b16 [%r6], {%r5};\n\
+        bar.warp.sync -1;\nld.shared.u32 %r10, [%r4];\nst.global.u32 [%rd3], %r10;\n\
+        movmatrix.sync.aligned.m8n8.trans.b16 %r11, %r5;\nst.global.u32 [%rd3+128], %r11;";
+    let out = support::runs(body, 32);
+    let word = |lane: u32| lane * 65537 + 4096;
+    let element =
+        |row: u32, column: u32| word(row * 4 + column / 2) >> (16 * (column % 2)) & 0xffff;
+    for lane in 0..32u32 {
+        assert_eq!(out[lane as usize], word(lane));
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        let transposed = element(column, row) | element(column + 1, row) << 16;
+        assert_eq!(out[32 + lane as usize], transposed);
     }
 }

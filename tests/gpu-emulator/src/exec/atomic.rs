@@ -208,6 +208,8 @@ impl Step<'_, '_> {
         }
         self.cta.tally.shared(wavefronts(self.mask, &places, bytes));
         let by = self.access(true);
+        self.cta.shared.refine(bytes);
+        let view = self.cta.shared.view(by);
         let acquires = !matches!(atom.semantics, Semantics::Release);
         for lane in self.lanes_in_some_order() {
             if acquires {
@@ -219,7 +221,7 @@ impl Step<'_, '_> {
             let old = self
                 .cta
                 .shared
-                .atomic(by, lane, places[lane], bytes, change)
+                .atomic(&view, lane, places[lane], bytes, change)
                 .map_err(|violation: Violation| Wrong::access(lane, violation))?;
             if change(old) != old {
                 self.cta.progress = self.cta.clock;

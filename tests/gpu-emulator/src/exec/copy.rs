@@ -27,6 +27,7 @@ impl Step<'_, '_> {
         self.cta.tally.shared(wavefronts(self.mask, &places, bytes));
         let memory = self.cta.grid.memory;
         let by = self.access(is_strong(Semantics::Weak));
+        let view = self.cta.shared.view(by);
         for lane in lanes(self.mask) {
             let mut data = [0u8; 16];
             let mut written = u32::MAX >> (32 - bytes);
@@ -46,7 +47,7 @@ impl Step<'_, '_> {
             }
             self.cta
                 .shared
-                .copy_in(by, lane, places[lane], &data, bytes, written)
+                .copy_in(&view, lane, places[lane], &data, bytes, written)
                 .map_err(|violation| Wrong::access(lane, violation))?;
         }
         self.cta.progress = self.cta.clock;

@@ -167,8 +167,8 @@ impl SharedMemory {
         self.last_reads = [0; WARPS];
     }
 
-    /// Splits every unit until one has `bytes` bytes; each part inherits the stamps.
-    fn refine(&mut self, bytes: u32) {
+    /// Splits every unit until one has at most `bytes` bytes; each part inherits the stamps.
+    pub(crate) fn refine(&mut self, bytes: u32) {
         while 1 << self.unit_shift > bytes {
             self.unit_shift -= 1;
             let old_units = self.units;
@@ -266,8 +266,10 @@ impl SharedMemory {
     }
 
     /// What the quick paths need to know of a warp.
+    ///
+    /// A view made before the warp has learned more is stale only on the safe side.
     #[inline]
-    fn view(&self, by: Access) -> View {
+    pub(crate) fn view(&self, by: Access) -> View {
         let known = self.order.knowledge(by.warp);
         let late = |warp: &usize| self.last_reads[*warp] > known[*warp];
         View {
@@ -277,7 +279,7 @@ impl SharedMemory {
             warp: by.warp,
             row: by.warp * self.units,
             late: (0..self.warps).filter(late).fold(0, |all, warp| all | 1 << warp),
-            strong: by.strong,
+            access: by,
         }
     }
 
@@ -288,7 +290,7 @@ impl SharedMemory {
         if self.pending_words != 0 && self.is_pending(address, size) {
             return false;
         }
-        if self.written[word] & written != written || view.strong {
+        if self.written[word] & written != written || view.access.strong {
             return false;
         }
         let units = self.units_of(address, size);
@@ -308,7 +310,7 @@ impl SharedMemory {
 
     /// Stamps a write of a place if nothing about it needs a closer look.
     #[inline(always)]
-    fn quick_write(&mut self, view: &View, by: Access, lane: usize, at: u32, size: u32) -> bool {
+    fn quick_write(&mut self, view: &View, lane: usize, at: u32, size: u32) -> bool {
         if self.pending_words != 0 && self.is_pending(at, size) {
             return false;
         }
@@ -336,14 +338,14 @@ impl SharedMemory {
             *stamp = view.now << 10 | me;
         }
         for line in &mut self.write_lines[units] {
-            *line = by.mark();
+            *line = view.access.mark();
         }
         true
     }
 
     /// Stamps writes of consecutive places by consecutive lanes if nothing needs a closer look.
     #[inline]
-    fn stamp_dense(&mut self, view: &View, by: Access, addresses: &[u32; 32], size: u32) -> bool {
+    fn stamp_dense(&mut self, view: &View, addresses: &[u32; 32], size: u32) -> bool {
         let first = addresses[0];
         let mut off = 0;
         for (lane, address) in addresses.iter().enumerate() {
@@ -364,7 +366,7 @@ impl SharedMemory {
             }
         }
         for line in &mut self.write_lines[start..start + each * 32] {
-            *line = by.mark();
+            *line = view.access.mark();
         }
         true
     }
@@ -393,7 +395,7 @@ impl SharedMemory {
             self.refine(size);
         }
         let view = self.view(by);
-        if mask == EVERY_LANE && self.stamp_dense(&view, by, addresses, size) {
+        if mask == EVERY_LANE && self.stamp_dense(&view, addresses, size) {
             for (lane, address) in addresses.iter().enumerate() {
                 self.put(*address, &value(lane), size);
             }
@@ -401,7 +403,7 @@ impl SharedMemory {
         }
         for lane in lanes(mask) {
             let (address, bytes) = (addresses[lane], value(lane));
-            if !self.quick_write(&view, by, lane, address, size) {
+            if !self.quick_write(&view, lane, address, size) {
                 self.settled(by, lane, address, size)
                     .and_then(|()| self.write_units(by, lane, address, &bytes[..size as usize]))
                     .map_err(|violation| LaneViolation { lane, violation })?;
@@ -464,26 +466,25 @@ impl SharedMemory {
     ///
     /// # Errors
     /// The first broken rule.
-    pub fn atomic(
+    pub(crate) fn atomic(
         &mut self,
-        by: Access,
+        view: &View,
         lane: usize,
         address: u32,
         size: u32,
         change: impl FnOnce(u64) -> u64,
     ) -> Result<u64, Violation> {
+        let by = view.access;
         self.check_place(address, size)?;
-        if size < 1 << self.unit_shift {
-            self.refine(size);
-        }
-        let by = Access { strong: true, ..by };
         self.readable(by, lane, address, size)?;
         let old = self.value(address, size);
         let new = change(old).to_ne_bytes();
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&new);
-        self.read_check(by, lane, address, size)?;
-        self.write_units(by, lane, address, &new[..size as usize])?;
+        if !self.quick_write(view, lane, address, size) {
+            self.read_check(by, lane, address, size)?;
+            self.write_units(by, lane, address, &new[..size as usize])?;
+        }
         self.put(address, &bytes, size);
         Ok(old)
     }
@@ -731,18 +732,18 @@ impl SharedMemory {
     ///
     /// # Errors
     /// The first broken rule.
-    pub fn copy_in(
+    pub(crate) fn copy_in(
         &mut self,
-        by: Access,
+        view: &View,
         lane: usize,
         address: u32,
         bytes: &[u8; 16],
         size: u32,
         written: u32,
     ) -> Result<(), Violation> {
+        let by = view.access;
         self.check_place(address, size)?;
-        let view = self.view(by);
-        if !self.quick_write(&view, by, lane, address, size) {
+        if !self.quick_write(view, lane, address, size) {
             self.settled(by, lane, address, size)?;
             self.write_units(by, lane, address, &bytes[..size as usize])?;
         }
@@ -862,7 +863,7 @@ const NOBODY: u32 = u32::MAX;
 
 /// What the quick paths know of the warp that accesses.
 #[derive(Debug, Clone, Copy)]
-struct View {
+pub(crate) struct View {
     floor: u32,
     met: u32,
     now: u32,
@@ -871,7 +872,7 @@ struct View {
     row: usize,
     /// Warps that may have read something this warp does not know of.
     late: u32,
-    strong: bool,
+    access: Access,
 }
 
 impl View {
@@ -890,10 +891,13 @@ impl View {
         if latest >> 10 <= self.floor {
             return true;
         }
-        let own = |(unit, stamp): (usize, &u32)| {
-            stamp >> 10 <= self.floor || stamp & 1023 == self.thread(unit / each)
-        };
-        writes.iter().enumerate().all(own)
+        let mut known = true;
+        for (lane, stamps) in writes.chunks_exact(each).enumerate() {
+            for stamp in stamps {
+                known &= stamp >> 10 <= self.floor || stamp & 1023 == self.thread(lane);
+            }
+        }
+        known
     }
 }
 

@@ -25,6 +25,18 @@ fn get(memory: &mut SharedMemory, warp: usize, mask: u32, base: u32) -> Option<F
     memory.load(by(warp), mask, &strided(base, 4), 4).err().map(|e| e.violation.kind)
 }
 
+fn copy(
+    memory: &mut SharedMemory,
+    warp: usize,
+    lane: usize,
+    address: u32,
+    bytes: &[u8; 16],
+    written: u32,
+) -> Result<(), Violation> {
+    let view = memory.view(by(warp));
+    memory.copy_in(&view, lane, address, bytes, 16, written)
+}
+
 const ALL: u32 = u32::MAX;
 const RACE: Option<FaultKind> = Some(FaultKind::SharedRace);
 
@@ -154,9 +166,9 @@ fn bounds_and_alignment_are_checked() {
 #[test]
 fn a_copy_is_seen_by_its_thread_after_the_wait_and_by_others_after_a_barrier() {
     let mut memory = SharedMemory::new(1024, 64);
-    memory.copy_in(by(0), 3, 16, &[5; 16], 16, 0xffff).unwrap();
+    copy(&mut memory, 0, 3, 16, &[5; 16], 0xffff).unwrap();
     memory.commit(0, ALL);
-    memory.copy_in(by(0), 3, 32, &[6; 16], 16, 0xffff).unwrap();
+    copy(&mut memory, 0, 3, 32, &[6; 16], 0xffff).unwrap();
     memory.commit(0, ALL);
     let read = |m: &mut SharedMemory, warp, lane: usize, at| {
         m.load(by(warp), 1 << lane, &[at; 32], 16).err().map(|e| e.violation.kind)
@@ -183,14 +195,14 @@ fn a_copy_over_what_others_still_read_is_a_race() {
     put(&mut memory, 0, ALL, 0);
     memory.everybody_met();
     get(&mut memory, 1, ALL, 0);
-    let fault = memory.copy_in(by(0), 0, 0, &[5; 16], 16, 0xffff).unwrap_err();
+    let fault = copy(&mut memory, 0, 0, 0, &[5; 16], 0xffff).unwrap_err();
     assert_eq!(fault.kind, FaultKind::SharedRace);
 }
 
 #[test]
 fn a_copy_of_unwritten_bytes_is_unwritten() {
     let mut memory = SharedMemory::new(64, 32);
-    memory.copy_in(by(0), 0, 0, &[5; 16], 16, 0x0fff).unwrap();
+    copy(&mut memory, 0, 0, 0, &[5; 16], 0x0fff).unwrap();
     memory.wait_all(0, 1);
     assert!(memory.load(by(0), 1, &[0; 32], 8).is_ok());
     assert_eq!(
@@ -216,7 +228,9 @@ fn atomics_race_with_plain_accesses_only() {
     memory.everybody_met();
     for warp in [0, 1] {
         for lane in 0..32 {
-            memory.atomic(by(warp), lane, 0, 4, |old| old + 1).unwrap();
+            let by = Access { strong: true, ..by(warp) };
+            let view = memory.view(by);
+            memory.atomic(&view, lane, 0, 4, |old| old + 1).unwrap();
         }
     }
     assert_eq!(get(&mut memory, 1, 1, 0), RACE);
