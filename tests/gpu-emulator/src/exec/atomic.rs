@@ -3,8 +3,9 @@
 //! Lanes go one after another from a seeded first lane, so a result that depends on their order
 //! differs from seed to seed. Floating-point sums round to nearest even.
 
-use super::access::{Traffic, lanes};
+use super::access::lanes;
 use super::fault::{Outcome, Wrong};
+use super::locate::Traffic;
 use super::special::from_generic;
 use super::step::Step;
 use crate::memory::banks::wavefronts;

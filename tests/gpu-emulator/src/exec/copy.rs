@@ -2,8 +2,9 @@
 //!
 //! The bytes are read at once; the destination is out of bounds for everybody until the wait.
 
-use super::access::{Traffic, is_strong, lanes};
+use super::access::{is_strong, lanes};
 use super::fault::{Outcome, Wrong};
+use super::locate::Traffic;
 use super::step::Step;
 use crate::launch::FaultKind;
 use crate::memory::banks::wavefronts;

@@ -3,7 +3,7 @@
 //! [`run`] is the whole interface. CTAs are handed out in a seeded order; inside a CTA the warps
 //! take turns in a seeded order. Two runs with one seed and one thread are the same run.
 //! Read next: `grid` (limits), `cta` (turns and barriers), `warp` and `step` (one instruction),
-//! then a file per family: `access`, `atomic`, `copy`, `mbarrier`, `collective`, `sync`, `matrix`,
+//! then a file per family: `access` with `locate`, `atomic`, `copy`, `mbarrier`, `collective`, `sync`, `matrix`,
 //! `mma`, `control`, `special`; `alu` is everything that only touches registers.
 
 mod access;
@@ -16,6 +16,7 @@ mod copy;
 mod cta;
 mod fault;
 mod grid;
+mod locate;
 mod matrix;
 mod mbarrier;
 mod mma;

@@ -10,15 +10,14 @@ fn strided(base: u32, stride: u32) -> [u32; 32] {
     std::array::from_fn(|lane| base + lane as u32 * stride)
 }
 
-fn word(value: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&value.to_ne_bytes());
-    bytes
+/// Each lane's value from its number.
+fn values(of: impl Fn(usize) -> u32) -> [[u32; 4]; 32] {
+    std::array::from_fn(|lane| [of(lane), 0, 0, 0])
 }
 
 fn put(memory: &mut SharedMemory, warp: usize, mask: u32, base: u32) -> Option<FaultKind> {
-    let value = |lane: usize| word((warp * 32 + lane) as u32);
-    memory.store(by(warp), mask, &strided(base, 4), 4, value).err().map(|e| e.violation.kind)
+    let value = values(|lane| (warp * 32 + lane) as u32);
+    memory.store(by(warp), mask, &strided(base, 4), 4, &value).err().map(|e| e.violation.kind)
 }
 
 fn get(memory: &mut SharedMemory, warp: usize, mask: u32, base: u32) -> Option<FaultKind> {
@@ -35,6 +34,11 @@ fn copy(
 ) -> Result<(), Violation> {
     let view = memory.view(by(warp));
     memory.copy_in(&view, lane, address, bytes, 16, written)
+}
+
+fn row(memory: &mut SharedMemory, address: u32) -> Result<[u8; 16], Violation> {
+    let view = memory.view(by(0));
+    memory.load_row(&view, address)
 }
 
 const ALL: u32 = u32::MAX;
@@ -122,9 +126,9 @@ fn what_a_warp_writes_after_it_arrived_is_not_released() {
 fn writing_the_same_value_twice_is_no_race_and_another_value_is() {
     let mut memory = SharedMemory::new(64, 64);
     let all_at_zero = [0u32; 32];
-    assert!(memory.store(by(0), ALL, &all_at_zero, 4, |_| word(7)).is_ok());
-    assert!(memory.store(by(1), ALL, &all_at_zero, 4, |_| word(7)).is_ok());
-    assert!(memory.store(by(1), ALL, &all_at_zero, 4, |lane| word(lane as u32)).is_err());
+    assert!(memory.store(by(0), ALL, &all_at_zero, 4, &values(|_| 7)).is_ok());
+    assert!(memory.store(by(1), ALL, &all_at_zero, 4, &values(|_| 7)).is_ok());
+    assert!(memory.store(by(1), ALL, &all_at_zero, 4, &values(|lane| lane as u32)).is_err());
 }
 
 #[test]
@@ -132,20 +136,20 @@ fn neighbouring_halves_and_bytes_are_apart() {
     let mut memory = SharedMemory::new(256, 64);
     put(&mut memory, 0, ALL, 0);
     memory.everybody_met();
-    let half = |_: usize| [1; 16];
-    assert!(memory.store(by(0), ALL, &strided(0, 4), 2, half).is_ok());
-    assert!(memory.store(by(1), ALL, &strided(2, 4), 2, half).is_ok());
+    let half = values(|_| 0x0101);
+    assert!(memory.store(by(0), ALL, &strided(0, 4), 2, &half).is_ok());
+    assert!(memory.store(by(1), ALL, &strided(2, 4), 2, &half).is_ok());
     memory.everybody_met();
-    let byte = |_: usize| [2; 16];
-    assert!(memory.store(by(0), ALL, &strided(0, 2), 1, byte).is_ok());
-    assert!(memory.store(by(1), ALL, &strided(1, 2), 1, byte).is_ok());
+    let byte = values(|_| 2);
+    assert!(memory.store(by(0), ALL, &strided(0, 2), 1, &byte).is_ok());
+    assert!(memory.store(by(1), ALL, &strided(1, 2), 1, &byte).is_ok());
     assert_eq!(get(&mut memory, 1, ALL, 0), RACE, "a word over both halves");
 }
 
 #[test]
 fn an_unwritten_byte_is_named() {
     let mut memory = SharedMemory::new(256, 32);
-    assert!(memory.store(by(0), 1, &[0; 32], 2, |_| [1; 16]).is_ok());
+    assert!(memory.store(by(0), 1, &[0; 32], 2, &values(|_| 1)).is_ok());
     let fault = memory.load(by(0), 1, &[0; 32], 4).unwrap_err();
     assert_eq!(fault.violation.kind, FaultKind::Uninitialised);
     assert!(fault.violation.detail.contains("0x2"), "{}", fault.violation.detail);
@@ -215,9 +219,9 @@ fn a_copy_of_unwritten_bytes_is_unwritten() {
 fn a_row_of_a_matrix_is_read_by_the_whole_warp() {
     let mut memory = SharedMemory::new(1024, 32);
     put(&mut memory, 0, ALL, 0);
-    assert_eq!(memory.load_row(by(0), 0).unwrap_err().kind, FaultKind::SharedRace);
+    assert_eq!(row(&mut memory, 0).unwrap_err().kind, FaultKind::SharedRace);
     memory.lanes_met(0, ALL, true);
-    assert_eq!(memory.load_row(by(0), 16).unwrap()[0], 4);
+    assert_eq!(row(&mut memory, 16).unwrap()[0], 4);
     assert_eq!(put(&mut memory, 0, ALL, 0), RACE, "lanes that did not meet since the read");
 }
 
