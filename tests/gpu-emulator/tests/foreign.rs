@@ -115,12 +115,15 @@ fn launch(
     Ok(outputs.into_iter().map(|(at, words)| device.read(at, words)).collect())
 }
 
+/// A kernel, its CTAs and its arguments.
+type Case = (&'static str, [u32; 3], Vec<Argument>);
+
 /// Asserts that every output is what NumPy says, and the same under every seed.
 #[track_caller]
-fn agrees(ptx: &str, grid: [u32; 3], arguments: &[Argument]) {
-    let got = launch(ptx, grid, arguments, RUNS[0]).unwrap();
+fn agrees((ptx, grid, arguments): &Case) {
+    let got = launch(ptx, *grid, arguments, RUNS[0]).unwrap();
     for options in &RUNS[1..] {
-        let other = launch(ptx, grid, arguments, *options).unwrap();
+        let other = launch(ptx, *grid, arguments, *options).unwrap();
         assert!(got == other, "{options:?} gives another result");
     }
     let mut got = got.into_iter();
@@ -156,75 +159,152 @@ macro_rules! expected {
     };
 }
 
-#[test]
-fn a_masked_softmax_is_numpys() {
+fn softmax() -> Case {
     let y = Output(expected!("softmax.y"), 1e-7);
-    agrees(ptx!("softmax"), [9, 1, 1], &[f32s(&numbers(9 * 300, 1)), y, count(300)]);
+    (ptx!("softmax"), [9, 1, 1], vec![f32s(&numbers(9 * 300, 1)), y, count(300)])
 }
 
-fn matmul() -> [Argument; 6] {
+#[test]
+fn a_masked_softmax_is_numpys() {
+    agrees(&softmax());
+}
+
+fn matmul() -> Case {
     let (m, n, k) = (100, 80, 208);
+    let (a, b) = (bf16s(&numbers(m * k, 2)), bf16s(&numbers(k * n, 3)));
     let c = Output(expected!("matmul.c"), 1e-6);
-    [bf16s(&numbers(m * k, 2)), bf16s(&numbers(k * n, 3)), c, count(m), count(n), count(k)]
+    (ptx!("matmul"), [2, 3, 1], vec![a, b, c, count(m), count(n), count(k)])
 }
 
 #[test]
 fn a_matmul_of_three_stages_of_copies_is_numpys() {
-    agrees(ptx!("matmul"), [2, 3, 1], &matmul());
+    agrees(&matmul());
+}
+
+fn nibbles() -> Case {
+    let (m, n, k) = (20, 40, 96);
+    let x = numbers(m * k, 4).iter().map(|v| (v * 60.0).round_ties_even() as i8 as u8).collect();
+    let w: Vec<u8> = numbers(n * k, 5).iter().map(|v| ((v + 2.0) * 4.0) as u8).collect();
+    let w = w.chunks(2).map(|pair| pair[0] | pair[1] << 4).collect();
+    let y = Output(expected!("nibbles.y"), 1e-7);
+    let scales = f32s(&numbers(n, 6));
+    let arguments = vec![Input(x), Input(w), scales, y, count(m), count(n), count(k)];
+    (ptx!("nibbles"), [2, 2, 1], arguments)
 }
 
 #[test]
 fn a_matmul_of_four_bit_weights_on_integer_tensor_cores_is_numpys() {
-    let (m, n, k) = (20, 40, 96);
-    let x: Vec<u8> =
-        numbers(m * k, 4).iter().map(|v| (v * 60.0).round_ties_even() as i8 as u8).collect();
-    let w: Vec<u8> = numbers(n * k, 5).iter().map(|v| ((v + 2.0) * 4.0) as u8).collect();
-    let w: Vec<u8> = w.chunks(2).map(|pair| pair[0] | pair[1] << 4).collect();
-    let y = Output(expected!("nibbles.y"), 1e-7);
-    let scales = f32s(&numbers(n, 6));
-    let arguments = [Input(x), Input(w), scales, y, count(m), count(n), count(k)];
-    agrees(ptx!("nibbles"), [2, 2, 1], &arguments);
+    agrees(&nibbles());
 }
 
-#[test]
-fn a_layer_norm_of_looped_rows_is_numpys() {
+fn layer_norm() -> Case {
     let x = f16s(&numbers(6 * 700, 7));
     let (weight, bias) = (f32s(&numbers(700, 8)), f32s(&numbers(700, 9)));
     let y = Output(expected!("layer_norm.y"), 2e-6);
     let mean = Output(expected!("layer_norm.mean"), 1e-6);
     let scale = Output(expected!("layer_norm.scale"), 1e-6);
     let epsilon = Word(1e-5_f32.to_bits());
-    let arguments = [x, weight, bias, y, mean, scale, count(700), epsilon];
-    agrees(ptx!("layer_norm"), [6, 1, 1], &arguments);
+    let arguments = vec![x, weight, bias, y, mean, scale, count(700), epsilon];
+    (ptx!("layer_norm"), [6, 1, 1], arguments)
 }
 
 #[test]
-fn totals_joined_by_atomics_and_a_lock_are_numpys() {
+fn a_layer_norm_of_looped_rows_is_numpys() {
+    agrees(&layer_norm());
+}
+
+fn totals() -> Case {
     // The values are multiples of 1/64, so the order of the additions cannot matter.
     let x = f32s(&numbers(90 * 50, 10));
     let (sums, tops) = (Sums(expected!("totals.sums")), Counts(expected!("totals.tops")));
     let (lock, positive) = (Counts(&[0; 4]), Counts(expected!("totals.count")));
-    let arguments = [x, sums, tops, lock, positive, count(90), count(50)];
-    agrees(ptx!("totals"), [6, 1, 1], &arguments);
+    (ptx!("totals"), [6, 1, 1], vec![x, sums, tops, lock, positive, count(90), count(50)])
 }
 
-fn attention() -> [Argument; 6] {
+#[test]
+fn totals_joined_by_atomics_and_a_lock_are_numpys() {
+    agrees(&totals());
+}
+
+fn attention() -> Case {
     let values = |seed| bf16s(&numbers(2 * 90 * 64, seed));
     // Probabilities are rounded to bfloat16 before they meet the values, which are below 2.
     let o = Output(expected!("attention.o"), 4e-3);
-    [values(11), values(12), values(13), o, count(90), Word(0.0625_f32.to_bits())]
+    let scale = Word(0.0625_f32.to_bits());
+    (ptx!("attention"), [3, 2, 1], vec![values(11), values(12), values(13), o, count(90), scale])
 }
 
 #[test]
 fn causal_attention_over_blocks_of_keys_is_numpys() {
-    agrees(ptx!("attention"), [3, 2, 1], &attention());
+    agrees(&attention());
+}
+
+fn scans() -> Case {
+    let x = f32s(&numbers(4 * 200, 14));
+    let sums = Output(expected!("scans.sums"), 0.0);
+    let states = Output(expected!("scans.states"), 1e-6);
+    let sorted = Output(expected!("scans.sorted"), 0.0);
+    (ptx!("scans"), [4, 1, 1], vec![x, sums, states, sorted, count(200)])
 }
 
 #[test]
 fn a_running_sum_a_recurrence_and_a_sort_are_numpys() {
-    let x = f32s(&numbers(4 * 200, 14));
-    let (sums, states) =
-        (Output(expected!("scans.sums"), 0.0), Output(expected!("scans.states"), 1e-6));
-    let sorted = Output(expected!("scans.sorted"), 0.0);
-    agrees(ptx!("scans"), [4, 1, 1], &[x, sums, states, sorted, count(200)]);
+    agrees(&scans());
+}
+
+// --- mutants ------------------------------------------------------------------------------------
+
+/// Every line of the PTX that holds one of `what`, with the PTX that has no such line.
+fn without<'a>(ptx: &'a str, what: &'a [&str]) -> impl Iterator<Item = (usize, String)> + 'a {
+    let lines: Vec<&str> = ptx.lines().collect();
+    let chosen = |line: &str| what.iter().any(|what| line.contains(what));
+    (0..lines.len()).filter(move |at| chosen(lines[*at])).map(|at| {
+        let rest = ptx.lines().enumerate().map(|(i, line)| if i == at { "" } else { line });
+        (at + 1, rest.collect::<Vec<_>>().join("\n"))
+    })
+}
+
+#[test]
+fn a_kernel_without_one_of_its_synchronisations_is_a_fault_unless_it_has_another() {
+    // Lines that may go: a barrier and a wait right after the same, one of two equal waits in a
+    // row, and a first commit that leaves two copies in the second group, which is waited for too.
+    let cases: [(Case, &[usize]); 6] = [
+        (softmax(), &[]),
+        (matmul(), &[85, 228, 229, 298, 299]),
+        (nibbles(), &[]),
+        (layer_norm(), &[]),
+        (attention(), &[151]),
+        (scans(), &[]),
+    ];
+    let mut caught = 0;
+    for ((ptx, grid, arguments), spare) in cases {
+        let right = launch(ptx, grid, &arguments, RUNS[0]).unwrap();
+        for (line, mutant) in without(ptx, &["bar.sync", "commit_group", "wait_group"]) {
+            for options in &RUNS[..4] {
+                let result = launch(&mutant, grid, &arguments, *options);
+                let at =
+                    format!("{}: without line {line}: {result:?}", ptx.lines().next().unwrap());
+                match result {
+                    Ok(result) => assert!(spare.contains(&line) && result == right, "{at}"),
+                    Err(fault) => {
+                        let kinds = ["SharedRace", "Uninitialised", "UnwaitedCopy"];
+                        assert!(kinds.iter().any(|kind| fault.starts_with(kind)), "{at}");
+                        assert!(!spare.contains(&line), "{at}");
+                        caught += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(caught, 69 * 4, "69 mutants under four seeds");
+}
+
+#[test]
+fn a_lock_that_is_not_released_is_a_deadlock() {
+    let (ptx, grid, arguments) = totals();
+    let (_, mutant) = without(ptx, &["atom.global.gpu.acq_rel.exch"]).next().unwrap();
+    for options in RUNS {
+        let fault = launch(&mutant, grid, &arguments, options).unwrap_err();
+        assert!(fault.starts_with("Deadlock"), "{fault}");
+    }
 }

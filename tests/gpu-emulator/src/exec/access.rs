@@ -307,6 +307,7 @@ impl Step<'_, '_> {
                 }
                 let located = self.locate(mask, addresses, size, Traffic::Store)?;
                 self.cta.progress = self.cta.clock;
+                self.cta.effect = self.cta.clock;
                 self.store_global(mask, &located, ty, srcs);
                 Ok(())
             }

@@ -195,6 +195,7 @@ impl Step<'_, '_> {
                 let old = update_global(memory, offset, bytes, change);
                 if change(old) != old {
                     self.cta.progress = self.cta.clock;
+                    self.cta.effect = self.cta.clock;
                 }
                 self.give_back(atom, j, lane, old);
             }
