@@ -1,6 +1,6 @@
 //! How long the executor takes for one warp instruction of each kind, on one host thread.
 //!
-//! `cargo run --release -p gpu-emulator --example speed`. These are times of the interpreter on
+//! `cargo run --release -p gpu-emulator --example speed [part of a name]...`. These are times of the interpreter on
 //! this machine's processor; they say nothing about any GPU.
 #![allow(
     clippy::unwrap_used,
@@ -96,7 +96,10 @@ fn main() {
              {%r20,%r21,%r22,%r23}, {%r20,%r21}, {%r40,%r41,%r42,%r43};",
         ),
     ];
-    for (name, line) in lines {
+    // Arguments choose the kinds whose names contain one of them.
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w));
+    for (name, line) in lines.into_iter().filter(|(name, _)| chosen(name)) {
         println!(
             "{name:26} {:7.1} ns",
             measure(&format!("{address}\nst.shared.u32 [%r4+1024], %r1;"), line, 50)

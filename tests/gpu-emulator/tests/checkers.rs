@@ -282,6 +282,29 @@ fn a_loop_nobody_ends_is_a_deadlock() {
     assert!(message.contains("spins"), "{message}");
 }
 
+/// Every CTA counts itself in `out[0]`, then waits until there are `arrivals`: its first thread
+/// reads the count and tells the others through shared memory, between barriers.
+fn waits_together(arrivals: u32) -> String {
+    format!(
+        "mov.u32 %r10, 1;\nsetp.ne.u32 %p1, %r1, 0;\n@!%p1 red.global.add.u32 [%rd1], %r10;\n\
+         WAIT:\nbar.sync 0;\n@%p1 bra READ;\nld.volatile.global.u32 %r11, [%rd1];\n\
+         st.shared.u32 [tile], %r11;\nREAD:\nbar.sync 0;\nld.shared.u32 %r12, [tile];\n\
+         setp.lt.u32 %p2, %r12, {arrivals};\n@%p2 bra WAIT;\nst.global.u32 [%rd3+128], %r12;"
+    )
+}
+
+#[test]
+fn a_cta_that_waits_between_barriers_lets_the_others_run_and_is_a_deadlock_without_them() {
+    for seed in 0..6 {
+        let options = gpu_emulator::launch::Options { seed, threads: 1 };
+        let (out, _) = support::run_grid(&waits_together(5), 5, 64, options).unwrap();
+        assert!(out[32..96].iter().all(|count| *count == 5));
+        let fault = support::run_grid(&waits_together(6), 5, 64, options).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Deadlock, "{fault}");
+        assert!(fault.message.contains("spins"), "{fault}");
+    }
+}
+
 #[test]
 fn a_shuffle_names_lanes_that_execute_it() {
     let shuffle = |mask: &str| {

@@ -10,7 +10,7 @@
 
 mod support;
 
-use gpu_emulator::launch::{Counters, Options};
+use gpu_emulator::launch::{Counters, Fault, FaultKind, Options};
 use support::{Device, Params, kernel, run_grid};
 
 const PROBES: &str = include_str!("fixtures/exec/probes.80.ptx");
@@ -58,7 +58,7 @@ fn bf16_values(count: usize, seed: u32) -> Vec<half::bf16> {
 fn bf16_buffer(device: &Device, values: &[half::bf16], label: &str) -> u64 {
     let at = device.empty(values.len() * 2, label);
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    device.memory.write(at, &bytes).unwrap();
+    device.memory.write(at, &bytes).expect("the buffer is as long");
     at
 }
 
@@ -381,7 +381,7 @@ fn one_parsed_module_runs_again_and_again() {
 // --- mutants ------------------------------------------------------------------------------------
 
 /// The product of one CTA's tile by the kernel `gemm` of a module, or its fault.
-fn gemm_of(ptx: &str, seed: u64) -> Result<Vec<u32>, String> {
+fn gemm_of(ptx: &str, seed: u64) -> Result<Vec<u32>, Fault> {
     let (m, n, k) = (64, 32, 96);
     let mut device = Device::new(ptx);
     device.options.seed = seed;
@@ -391,10 +391,8 @@ fn gemm_of(ptx: &str, seed: u64) -> Result<Vec<u32>, String> {
     let dc = device.empty(m * n * 4, "c");
     let params = Params::default().u64(da).u64(db).u64(dc);
     let params = params.u32(m as u32).u32(n as u32).u32(k as u32);
-    match device.launch("gemm", [1, 1, 1], [128, 1, 1], &params.0) {
-        Ok(_) => Ok(device.read(dc, m * n)),
-        Err(fault) => Err(fault.to_string()),
-    }
+    device.launch("gemm", [1, 1, 1], [128, 1, 1], &params.0)?;
+    Ok(device.read(dc, m * n))
 }
 
 /// Every line of the kernel `gemm` that holds `what`, with the module that has another line there.
@@ -412,46 +410,162 @@ fn mutants(what: &str, change: impl Fn(&str) -> String) -> Vec<(usize, String)> 
         .collect()
 }
 
-#[test]
-fn a_compiled_kernel_without_one_of_its_synchronisations_is_a_fault_under_every_seed() {
-    let gone = |_: &str| String::new();
-    let later = |line: &str| line.replace("wait_group 1", "wait_group 2");
-    let all: Vec<(usize, String)> = mutants("bar.sync", gone)
-        .into_iter()
-        .chain(mutants("cp.async.commit_group", gone))
-        .chain(mutants("cp.async.wait_group", gone))
-        .chain(mutants("cp.async.wait_group", later))
-        .collect();
-    assert!(all.len() >= 6, "two barriers, two commits, one wait twice");
-    for (line, mutant) in all {
+/// Asserts that every mutant breaks one of these rules under every one of some seeds.
+#[track_caller]
+fn all_break(mutants: &[(usize, String)], rules: &[FaultKind]) {
+    for (line, mutant) in mutants {
         for seed in 0..4 {
-            let result = gemm_of(&mutant, seed);
-            let fault = result.expect_err(&format!("without line {line}, seed {seed}"));
-            assert!(fault.contains("PTX line"), "{fault}");
+            let result = gemm_of(mutant, seed);
+            let fault = result.expect_err(&format!("line {line}, seed {seed}"));
+            assert!(rules.contains(&fault.kind), "line {line}, seed {seed}: {fault}");
+            assert!(fault.message.contains("PTX line"), "{fault}");
+        }
+    }
+}
+
+fn gone(_: &str) -> String {
+    String::new()
+}
+
+#[test]
+fn a_compiled_kernel_without_one_of_its_barriers_is_a_fault_under_every_seed() {
+    let all = mutants("bar.sync", gone);
+    assert!(all.len() >= 2, "one before the tile is read and one before it is overwritten");
+    all_break(&all, &[FaultKind::SharedRace, FaultKind::Uninitialised, FaultKind::UnwaitedCopy]);
+}
+
+#[test]
+fn a_compiled_kernel_that_waits_for_fewer_copies_is_a_fault_under_every_seed() {
+    let later = |line: &str| line.replace("wait_group 1", "wait_group 2");
+    let weakened = mutants("cp.async.wait_group", later);
+    let uncommitted = mutants("cp.async.commit_group", gone);
+    assert!(!weakened.is_empty() && uncommitted.len() >= 2);
+    for all in [weakened, uncommitted, mutants("cp.async.wait_group", gone)] {
+        all_break(&all, &[FaultKind::UnwaitedCopy]);
+    }
+}
+
+/// `line` with another offset of its last address.
+fn shifted(line: &str, by: u32) -> String {
+    let open = line.rfind('[').expect("an address");
+    let close = open + line[open..].find([']', '+']).expect("closes");
+    let rest = line[close..].trim_start_matches(|c| c != ']');
+    format!("{}+{by}{rest}", &line[..close])
+}
+
+/// The mutants of [`mutants`] whose changed line is executed: the unrolled copies for other sizes
+/// are not.
+fn executed(what: &str, change: impl Fn(&str) -> String) -> Vec<(usize, String)> {
+    let stops = mutants(what, |_| "trap;".to_owned());
+    let reached = |mutant: &str| gemm_of(mutant, 0).is_err_and(|f| f.kind == FaultKind::Trap);
+    let all = mutants(what, change).into_iter().zip(stops);
+    let all: Vec<_> =
+        all.filter(|(_, (_, stop))| reached(stop)).map(|(mutant, _)| mutant).collect();
+    assert!(!all.is_empty(), "{what}");
+    all
+}
+
+#[test]
+fn a_compiled_kernel_with_an_address_shifted_a_little_faults_or_errs() {
+    let right = gemm_of(PROBES, 0).expect("the kernel is right");
+    for what in ["ldmatrix", "st.global", "cp.async.cg"] {
+        for (line, mutant) in executed(what, |line| shifted(line, 48)) {
+            for seed in 0..4 {
+                let unseen = gemm_of(&mutant, seed).is_ok_and(|result| result == right);
+                assert!(!unseen, "{what} of line {line} may be anywhere, seed {seed}");
+            }
         }
     }
 }
 
 #[test]
-fn a_compiled_kernel_with_a_shifted_address_faults_or_errs() {
-    let right = gemm_of(PROBES, 0).expect("the kernel is right");
-    let shifted = |line: &str| {
-        let open = line.rfind('[').expect("an address");
-        let close = open + line[open..].find([']', '+']).expect("closes");
-        let rest = line[close..].trim_start_matches(|c| c != ']');
-        format!("{}+48{rest}", &line[..close])
-    };
+fn a_compiled_kernel_with_an_address_shifted_far_is_out_of_bounds() {
     for what in ["ldmatrix", "st.global", "cp.async.cg"] {
-        let all = mutants(what, shifted);
-        assert!(!all.is_empty(), "{what}");
-        let harmless =
-            |(_, mutant): &&(usize, String)| gemm_of(mutant, 0).is_ok_and(|result| result == right);
-        let unseen: Vec<usize> = all.iter().filter(harmless).map(|(line, _)| *line).collect();
-        if what == "cp.async.cg" {
-            // Some of the unrolled copies are for other sizes and are not executed here.
-            assert!(unseen.len() < all.len(), "no copy's address matters");
-        } else {
-            assert!(unseen.is_empty(), "{what} of lines {unseen:?} may be anywhere");
-        }
+        all_break(&executed(what, |line| shifted(line, 1 << 20)), &[FaultKind::OutOfBounds]);
+    }
+}
+
+#[test]
+fn a_compiled_kernel_with_an_address_shifted_off_its_alignment_is_misaligned() {
+    for (what, by) in [("ldmatrix", 8), ("st.global", 2), ("cp.async.cg", 8)] {
+        all_break(&executed(what, |line| shifted(line, by)), &[FaultKind::Misaligned]);
+    }
+}
+
+// --- warp functions -----------------------------------------------------------------------------
+
+/// What 32 lanes get from `line`, which puts its result in `%r10`; lane `l` has `7 l % 5` in `%r5`.
+fn of_a_warp(line: &str) -> Vec<u32> {
+    let body = format!(
+        "mul.lo.u32 %r5, %r1, 7;\nrem.u32 %r5, %r5, 5;\nsetp.gt.u32 %p1, %r5, 2;\n\
+         setp.ge.u32 %p2, %r5, 0;\nmov.u32 %r6, 5;\n{line}\nst.global.u32 [%rd3], %r10;"
+    );
+    support::runs(&body, 32)[..32].to_vec()
+}
+
+#[test]
+fn votes_matches_reductions_and_elections_are_what_the_manual_says() {
+    let value = |lane: u32| lane * 7 % 5;
+    let lanes_of = |holds: &dyn Fn(u32) -> bool| {
+        (0..32).fold(0u32, |mask, lane| mask | u32::from(holds(lane)) << lane)
+    };
+    let every = |expected: u32, line: &str| {
+        assert!(of_a_warp(line).iter().all(|got| *got == expected), "{line}");
+    };
+    every(lanes_of(&|l| value(l) > 2), "vote.sync.ballot.b32 %r10, %p1, -1;");
+    let select = "selp.u32 %r10, 1, 0, %p3;";
+    every(1, &format!("vote.sync.any.pred %p3, %p1, -1;\n{select}"));
+    every(0, &format!("vote.sync.all.pred %p3, %p1, -1;\n{select}"));
+    every(1, &format!("vote.sync.all.pred %p3, %p2, -1;\n{select}"));
+    every(0, &format!("vote.sync.uni.pred %p3, %p1, -1;\n{select}"));
+    every(1, &format!("vote.sync.uni.pred %p3, !%p2, -1;\n{select}"));
+    every((0..32).map(value).sum(), "redux.sync.add.u32 %r10, %r5, -1;");
+    every(4, "redux.sync.max.u32 %r10, %r5, -1;");
+    every(u32::MAX, "sub.u32 %r5, %r5, 1;\nredux.sync.min.s32 %r10, %r5, -1;");
+    every(7, "redux.sync.or.b32 %r10, %r5, -1;");
+    every(u32::MAX, "activemask.b32 %r10;");
+    every(u32::MAX, "match.all.sync.b32 %r10|%p3, %r6, -1;");
+    every(0, "match.all.sync.b32 %r10|%p3, %r5, -1;");
+    let any = of_a_warp("match.any.sync.b32 %r10, %r5, -1;");
+    for (lane, got) in (0u32..).zip(any) {
+        assert_eq!(got, lanes_of(&|l| value(l) == value(lane)));
+    }
+    let elected = of_a_warp("elect.sync %r11|%p3, -1;\nselp.u32 %r10, 1, 0, %p3;");
+    assert_eq!(elected.iter().sum::<u32>(), 1);
+}
+
+#[test]
+fn barriers_count_and_combine_over_the_whole_cta() {
+    let body = |form: &str, select: &str| {
+        format!("setp.lt.u32 %p1, %r1, 40;\n{form}\n{select}\nst.global.u32 [%rd3], %r10;")
+    };
+    let select = "selp.u32 %r10, 1, 0, %p3;";
+    let all = |body: String| {
+        let out = support::runs(&body, 96);
+        assert!(out[..96].iter().all(|w| *w == out[0]));
+        out[0]
+    };
+    assert_eq!(all(body("barrier.sync.aligned 0;\nbar.red.popc.u32 %r10, 0, %p1;", "")), 40);
+    assert_eq!(all(body("bar.red.or.pred %p3, 1, %p1;", select)), 1);
+    assert_eq!(all(body("bar.red.and.pred %p3, 1, %p1;", select)), 0);
+    assert_eq!(all(body("bar.red.and.pred %p3, 1, !%p3;", select)), 1);
+}
+
+#[test]
+fn matrices_stored_and_transposed_come_back() {
+    // Word w of the tile ends as the word that lane w loads after a round trip.
+    let body = "mul.lo.u32 %r5, %r1, 65537;\nadd.u32 %r5, %r5, 4096;\nshl.b32 %r6, %r1, 4;\n\
+        add.u32 %r6, %r3, %r6;\nstmatrix.sync.aligned.m8n8.x1.shared.b16 [%r6], {%r5};\n\
+        bar.warp.sync -1;\nld.shared.u32 %r10, [%r4];\nst.global.u32 [%rd3], %r10;\n\
+        movmatrix.sync.aligned.m8n8.trans.b16 %r11, %r5;\nst.global.u32 [%rd3+128], %r11;";
+    let out = support::runs(body, 32);
+    let word = |lane: u32| lane * 65537 + 4096;
+    let element =
+        |row: u32, column: u32| word(row * 4 + column / 2) >> (16 * (column % 2)) & 0xffff;
+    for lane in 0..32u32 {
+        assert_eq!(out[lane as usize], word(lane));
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        let transposed = element(column, row) | element(column + 1, row) << 16;
+        assert_eq!(out[32 + lane as usize], transposed);
     }
 }

@@ -1,45 +1,21 @@
 //! Loads and stores of every space.
 //!
-//! A warp's access is checked as a whole: one look at the allocation, one at alignment, one at the
-//! written bits when the lanes are dense. Lanes that do not execute borrow the address of one that
-//! does, so the loops over lanes need no branches.
-//! Read next: [`crate::memory`], where the rules live.
+//! Addresses are checked for the warp as a whole, then elements move between memory and registers
+//! one register at a time.
+//! Read next: `locate` (global addresses), then [`crate::memory`], where the rules live.
 
 use super::fault::{Outcome, Wrong};
-use super::registers::Registers;
+use super::locate::{Located, Shape, Traffic, fill_idle};
+use super::registers::{Plane, Registers};
 use super::special::from_generic;
 use super::step::Step;
-use super::tally::{Class, sectors};
+use super::tally::Class;
 use super::warp::NO_FRAME;
 use crate::launch::FaultKind;
+use crate::memory::Violation;
 use crate::memory::banks::wavefronts;
 use crate::memory::shared::Access;
-use crate::memory::{GLOBAL_BASE, Violation};
 use crate::ptx::ir::{Address, Operand, Register, Semantics, Space, Type};
-
-/// A warp's global access after every check: offsets into global memory.
-pub(super) struct Located {
-    pub(super) offsets: [usize; 32],
-    pub(super) shape: Shape,
-}
-
-/// How the lanes' places lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// All lanes execute and are one range.
-    Dense,
-    /// All executing lanes have one place.
-    Same,
-    Scattered,
-}
-
-/// Whether a global access counts as a load, a store, or not at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Traffic {
-    Load,
-    Store,
-    Uncounted,
-}
 
 pub(super) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     let mut left = mask;
@@ -53,35 +29,6 @@ pub(super) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
 /// Whether accesses of these semantics do not race with their like.
 pub(super) fn is_strong(semantics: Semantics) -> bool {
     semantics != Semantics::Weak
-}
-
-/// Gives the lanes outside `mask` the value of the first lane inside.
-#[inline]
-fn fill_idle<T: Copy>(mask: u32, values: &mut [T; 32]) {
-    if mask == u32::MAX {
-        return;
-    }
-    let first = values[mask.trailing_zeros() as usize % 32];
-    for (lane, value) in values.iter_mut().enumerate() {
-        if mask >> lane & 1 == 0 {
-            *value = first;
-        }
-    }
-}
-
-#[inline]
-fn shape(mask: u32, addresses: &[u64; 32], size: u64) -> Shape {
-    let first = addresses[0];
-    let (mut dense, mut same) = (0, 0);
-    for (lane, address) in addresses.iter().enumerate() {
-        dense |= address ^ first.wrapping_add(lane as u64 * size);
-        same |= address ^ first;
-    }
-    match (dense == 0 && mask == u32::MAX, same == 0) {
-        (true, _) => Shape::Dense,
-        (false, true) => Shape::Same,
-        (false, false) => Shape::Scattered,
-    }
 }
 
 /// Writes elements to registers, extended to their width; `read` gives a lane's element by its
@@ -131,29 +78,35 @@ fn scatter(
     }
 }
 
-/// One lane's bytes of the operands of a store.
-#[inline]
-fn gather<const N: usize>(
-    registers: &Registers,
-    ty: Type,
-    srcs: &[Operand],
-    lane: usize,
-) -> [u8; N] {
-    let mut bytes = [0u8; N];
-    let size = ty.bytes() as usize;
-    for (src, to) in srcs.iter().zip(bytes.chunks_exact_mut(size)) {
-        match size {
-            4 => to.copy_from_slice(&registers.word(*src, lane).to_ne_bytes()),
-            8 => to.copy_from_slice(&registers.long(*src, lane).to_ne_bytes()),
-            16 => {
-                let Operand::Plane(plane) = *src else { continue };
-                to[..8].copy_from_slice(&registers.lane64(plane, lane).to_ne_bytes());
-                to[8..].copy_from_slice(&registers.lane64(plane + 2, lane).to_ne_bytes());
+/// The bytes of every lane's store, in four words.
+fn gather(registers: &Registers, ty: Type, srcs: &[Operand]) -> [[u32; 4]; 32] {
+    let mut values = [[0u32; 4]; 32];
+    let mut put = |word: usize, shift: usize, plane: &Plane| {
+        for (value, part) in values.iter_mut().zip(plane) {
+            value[word] |= part << shift;
+        }
+    };
+    let bytes = ty.bytes() as usize;
+    for (j, src) in srcs.iter().enumerate() {
+        match (bytes, *src) {
+            (1 | 2, src) => {
+                let keep = if bytes == 1 { 0xff } else { 0xffff };
+                let plane = registers.words(src).map(|word| word & keep);
+                put(j * bytes / 4, j * bytes % 4 * 8, &plane);
             }
-            _ => to.copy_from_slice(&registers.word(*src, lane).to_ne_bytes()[..size]),
+            (4, src) => put(j, 0, &registers.words(src)),
+            (_, Operand::Plane(first)) => {
+                for i in 0..bytes / 4 {
+                    put(j * bytes / 4 + i, 0, &registers.planes[first as usize + i]);
+                }
+            }
+            (_, Operand::Immediate(bits)) => {
+                put(j * 2, 0, &[bits as u32; 32]);
+                put(j * 2 + 1, 0, &[(bits >> 32) as u32; 32]);
+            }
         }
     }
-    bytes
+    values
 }
 
 impl Step<'_, '_> {
@@ -354,6 +307,7 @@ impl Step<'_, '_> {
                 }
                 let located = self.locate(mask, addresses, size, Traffic::Store)?;
                 self.cta.progress = self.cta.clock;
+                self.cta.effect = self.cta.clock;
                 self.store_global(mask, &located, ty, srcs);
                 Ok(())
             }
@@ -361,9 +315,8 @@ impl Step<'_, '_> {
                 let places = self.shared_places(mask, &addresses, size)?;
                 let registers = &self.warp.frames[self.frame].registers;
                 let by = self.access(is_strong(semantics));
-                self.cta
-                    .shared
-                    .store(by, mask, &places, size, |lane| gather(registers, ty, srcs, lane))?;
+                let values = gather(registers, ty, srcs);
+                self.cta.shared.store(by, mask, &places, size, &values)?;
                 self.cta.progress = self.cta.clock;
                 self.cta.tally.shared(wavefronts(mask, &places, size));
                 self.published(mask, &places, semantics);
@@ -436,9 +389,15 @@ impl Step<'_, '_> {
         for lane in lanes(mask) {
             let place = u32::try_from(addresses[lane]).unwrap_or(u32::MAX);
             memory.check(place, size).map_err(|violation| Wrong::access(lane, violation))?;
-            let bytes: [u8; 32] = gather(&frame.registers, ty, srcs, lane);
-            for (i, byte) in bytes[..size as usize].iter().enumerate() {
-                memory.store(lane, place + i as u32, 1, u64::from(*byte));
+        }
+        for (j, half) in srcs.chunks(16 / ty.bytes() as usize).enumerate() {
+            let values = gather(&frame.registers, ty, half);
+            let bytes = half.len() as u32 * ty.bytes();
+            for lane in lanes(mask) {
+                let place = addresses[lane] as u32 + 16 * j as u32;
+                for (word, at) in values[lane].iter().zip((0..bytes).step_by(4)) {
+                    memory.store(lane, place + at, (bytes - at).min(4), u64::from(*word));
+                }
             }
         }
         Ok(())
@@ -479,188 +438,4 @@ impl Step<'_, '_> {
         fill_idle(mask, &mut places);
         Ok(places)
     }
-
-    /// Checks a global access of `size` bytes a lane, counts it, and turns addresses into offsets.
-    #[inline]
-    pub(super) fn locate(
-        &mut self,
-        mask: u32,
-        mut addresses: [u64; 32],
-        size: u32,
-        traffic: Traffic,
-    ) -> Outcome<Located> {
-        fill_idle(mask, &mut addresses);
-        let shape = shape(mask, &addresses, size.into());
-        let mut survey = survey(shape, &addresses, size.into());
-        if survey.tops != 0 {
-            addresses = self.pinned(mask, addresses)?;
-            survey = self::survey(shape, &addresses, size.into());
-        }
-        if survey.bits & u64::from(size - 1) != 0 {
-            return Err(misaligned(mask, &addresses, size));
-        }
-        let way = self.pc as usize;
-        let slot = self.cta.tally.span(self.cta.grid.memory, way, survey.low, survey.bytes);
-        match slot {
-            Some(slot) => self.count(mask, &addresses, size, traffic, slot, shape),
-            None => self.locate_apart(mask, &addresses, size, traffic)?,
-        }
-        let offsets = addresses.map(|address| (address - GLOBAL_BASE) as usize);
-        Ok(Located { offsets, shape })
-    }
-
-    #[inline]
-    fn count(
-        &mut self,
-        mask: u32,
-        addresses: &[u64; 32],
-        size: u32,
-        traffic: Traffic,
-        slot: u32,
-        shape: Shape,
-    ) {
-        if traffic == Traffic::Uncounted {
-            return;
-        }
-        let (touched, ideal) = match shape {
-            Shape::Dense => {
-                let first = addresses[0];
-                ((((first + u64::from(size) * 32 - 1) >> 5) - (first >> 5) + 1) as u32, size)
-            }
-            Shape::Same => (1, 1),
-            Shape::Scattered => {
-                let count = sectors(mask, addresses, size);
-                (count.touched, count.ideal)
-            }
-        };
-        if traffic == Traffic::Load {
-            self.cta.tally.loaded(slot, touched);
-            self.cta.tally.load_request(ideal);
-        } else {
-            self.cta.tally.stored(slot, touched);
-        }
-    }
-
-    /// Lanes in several allocations, or some lane in none.
-    #[cold]
-    fn locate_apart(
-        &mut self,
-        mask: u32,
-        addresses: &[u64; 32],
-        size: u32,
-        traffic: Traffic,
-    ) -> Outcome {
-        let mut left = mask;
-        let mut first_part = true;
-        while left != 0 {
-            let lane = left.trailing_zeros() as usize;
-            let span = self
-                .cta
-                .grid
-                .memory
-                .span(addresses[lane], size.into())
-                .map_err(|violation| Wrong::access(lane, violation))?;
-            let mut these = 0u32;
-            for lane in lanes(left) {
-                these |= u32::from(span.holds(addresses[lane], size.into())) << lane;
-            }
-            left &= !these;
-            if traffic == Traffic::Uncounted {
-                continue;
-            }
-            let slot = self.cta.tally.slot(span.base);
-            let count = sectors(these, addresses, size);
-            if traffic == Traffic::Load {
-                self.cta.tally.loaded(slot, count.touched);
-                self.cta.tally.load_part(count.ideal, first_part);
-            } else {
-                self.cta.tally.stored(slot, count.touched);
-            }
-            first_part = false;
-        }
-        Ok(())
-    }
-
-    /// Replaces addresses of pinned host memory by the device's own for it.
-    #[cold]
-    fn pinned(&self, mask: u32, mut addresses: [u64; 32]) -> Outcome<[u64; 32]> {
-        let memory = self.cta.grid.memory;
-        for lane in lanes(mask) {
-            let address = addresses[lane];
-            if let Some(device) = memory.device_address(address) {
-                addresses[lane] = device;
-            } else if address < GLOBAL_BASE || address >> 48 != GLOBAL_BASE >> 48 {
-                let what = if address < 1 << 16 { "a null pointer" } else { "no device address" };
-                let detail = format!("{what}: {}", memory.describe(address));
-                let violation = Violation::at(FaultKind::OutOfBounds, address, detail);
-                return Err(Wrong::access(lane, violation));
-            }
-        }
-        fill_idle(mask, &mut addresses);
-        Ok(addresses)
-    }
-
-    /// Every byte the lanes read has been written.
-    #[inline]
-    pub(super) fn known(&self, mask: u32, located: &Located, size: u32) -> Outcome {
-        let memory = self.cta.grid.memory;
-        let size = size as usize;
-        let first = located.offsets[0];
-        let known = match located.shape {
-            Shape::Dense => memory.is_written(first, size * 32),
-            Shape::Same => memory.knows(first, size),
-            Shape::Scattered => false,
-        };
-        if known {
-            return Ok(());
-        }
-        for lane in lanes(mask) {
-            let offset = located.offsets[lane];
-            if !memory.knows(offset, size) {
-                let at = offset + memory.written_bits(offset, size).trailing_ones() as usize;
-                let address = GLOBAL_BASE + at as u64;
-                let detail = format!("{} was never written", memory.describe(address));
-                let violation = Violation::at(FaultKind::Uninitialised, address, detail);
-                return Err(Wrong::access(lane, violation));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What the addresses of a warp have in common.
-struct Survey {
-    low: u64,
-    /// From the lowest to the end of the highest.
-    bytes: u64,
-    /// Every bit some address has.
-    bits: u64,
-    /// Zero when all are in global memory.
-    tops: u64,
-}
-
-#[inline]
-fn survey(shape: Shape, addresses: &[u64; 32], size: u64) -> Survey {
-    let top = |address: u64| (address >> 48) ^ (GLOBAL_BASE >> 48);
-    if shape != Shape::Scattered {
-        let (low, high) = (addresses[0], addresses[31]);
-        let bytes = if shape == Shape::Dense { size * 32 } else { size };
-        return Survey { low, bytes, bits: low, tops: top(low) | top(high) };
-    }
-    let (mut low, mut high, mut bits, mut tops) = (u64::MAX, 0, 0, 0);
-    for address in addresses {
-        low = low.min(*address);
-        high = high.max(*address);
-        bits |= *address;
-        tops |= top(*address);
-    }
-    Survey { low, bytes: (high - low).saturating_add(size), bits, tops }
-}
-
-#[cold]
-fn misaligned(mask: u32, addresses: &[u64; 32], size: u32) -> Box<Wrong> {
-    let off = |lane: &usize| addresses[*lane] & u64::from(size - 1) != 0;
-    let lane = lanes(mask).find(off).unwrap_or(0);
-    let detail = format!("{size} bytes of global memory must start at a multiple of {size}");
-    Wrong::access(lane, Violation::at(FaultKind::Misaligned, addresses[lane], detail))
 }

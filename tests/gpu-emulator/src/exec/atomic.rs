@@ -3,8 +3,9 @@
 //! Lanes go one after another from a seeded first lane, so a result that depends on their order
 //! differs from seed to seed. Floating-point sums round to nearest even.
 
-use super::access::{Traffic, lanes};
+use super::access::lanes;
 use super::fault::{Outcome, Wrong};
+use super::locate::Traffic;
 use super::special::from_generic;
 use super::step::Step;
 use crate::memory::banks::wavefronts;
@@ -194,6 +195,7 @@ impl Step<'_, '_> {
                 let old = update_global(memory, offset, bytes, change);
                 if change(old) != old {
                     self.cta.progress = self.cta.clock;
+                    self.cta.effect = self.cta.clock;
                 }
                 self.give_back(atom, j, lane, old);
             }
@@ -208,6 +210,8 @@ impl Step<'_, '_> {
         }
         self.cta.tally.shared(wavefronts(self.mask, &places, bytes));
         let by = self.access(true);
+        self.cta.shared.refine(bytes);
+        let view = self.cta.shared.view(by);
         let acquires = !matches!(atom.semantics, Semantics::Release);
         for lane in self.lanes_in_some_order() {
             if acquires {
@@ -219,7 +223,7 @@ impl Step<'_, '_> {
             let old = self
                 .cta
                 .shared
-                .atomic(by, lane, places[lane], bytes, change)
+                .atomic(&view, lane, places[lane], bytes, change)
                 .map_err(|violation: Violation| Wrong::access(lane, violation))?;
             if change(old) != old {
                 self.cta.progress = self.cta.clock;

@@ -2,8 +2,9 @@
 //!
 //! The bytes are read at once; the destination is out of bounds for everybody until the wait.
 
-use super::access::{Traffic, is_strong, lanes};
+use super::access::{is_strong, lanes};
 use super::fault::{Outcome, Wrong};
+use super::locate::Traffic;
 use super::step::Step;
 use crate::launch::FaultKind;
 use crate::memory::banks::wavefronts;
@@ -27,6 +28,7 @@ impl Step<'_, '_> {
         self.cta.tally.shared(wavefronts(self.mask, &places, bytes));
         let memory = self.cta.grid.memory;
         let by = self.access(is_strong(Semantics::Weak));
+        let view = self.cta.shared.view(by);
         for lane in lanes(self.mask) {
             let mut data = [0u8; 16];
             let mut written = u32::MAX >> (32 - bytes);
@@ -46,7 +48,7 @@ impl Step<'_, '_> {
             }
             self.cta
                 .shared
-                .copy_in(by, lane, places[lane], &data, bytes, written)
+                .copy_in(&view, lane, places[lane], &data, bytes, written)
                 .map_err(|violation| Wrong::access(lane, violation))?;
         }
         self.cta.progress = self.cta.clock;

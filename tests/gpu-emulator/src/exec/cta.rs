@@ -37,6 +37,8 @@ pub(crate) struct Cta<'a> {
     pub(crate) clock: u64,
     /// The clock when something last changed.
     pub(crate) progress: u64,
+    /// The clock when global memory last changed: what other CTAs can see.
+    pub(crate) effect: u64,
     /// Warps that have not exited.
     pub(crate) live_warps: u32,
     /// Whether an arrival or an exit may have completed a barrier.
@@ -48,8 +50,8 @@ pub(crate) struct Cta<'a> {
 pub(crate) enum Turn {
     /// Every warp has exited.
     Done,
-    /// It has changed nothing for a long time.
-    Spins,
+    /// It has run for long, or changed nothing for long; whether others may go on for what it did.
+    Spins { helped: bool },
 }
 
 /// A CTA with its warps: the workspace of one host thread, used again for CTA after CTA.
@@ -73,6 +75,7 @@ impl<'a> CtaRun<'a> {
             random: Random::new(0, 0),
             clock: 0,
             progress: 0,
+            effect: 0,
             live_warps: 0,
             barriers_changed: false,
         };
@@ -89,7 +92,7 @@ impl<'a> CtaRun<'a> {
         cta.barriers = std::array::from_fn(|_| Barrier::default());
         cta.mbarriers = Mbarriers::default();
         cta.random = Random::new(grid.options.seed ^ grid.launch.serial << 32, linear + 1);
-        (cta.clock, cta.progress) = (0, 0);
+        (cta.clock, cta.progress, cta.effect) = (0, 0, 0);
         cta.live_warps = u32::MAX >> (32 - grid.warps);
         for (index, warp) in warps.iter_mut().enumerate() {
             let lanes = (grid.threads - index as u32 * 32).min(32);
@@ -99,8 +102,14 @@ impl<'a> CtaRun<'a> {
         cta.tally.local(grid.launch.entry().local_bytes);
     }
 
-    /// Runs until every warp has exited, or the CTA spins.
+    /// Runs until every warp has exited, or the CTA seems to wait for another.
+    ///
+    /// It may wait in a loop of barriers and shared stores, which are changes. So no turn goes on
+    /// for long, and one that is cut off has helped others only if it changed global memory.
     pub(crate) fn run(&mut self) -> Result<Turn, Fault> {
+        let start = self.cta.clock;
+        let patience = self.cta.grid.spin_limit;
+        self.cta.progress = start;
         loop {
             let Some(index) = self.draw() else {
                 return if self.cta.live_warps == 0 {
@@ -119,9 +128,11 @@ impl<'a> CtaRun<'a> {
             if self.cta.barriers_changed {
                 self.release();
             }
-            if self.cta.clock - self.cta.progress > self.cta.grid.spin_limit {
-                self.cta.progress = self.cta.clock;
-                return Ok(Turn::Spins);
+            if self.cta.clock - self.cta.progress > patience {
+                return Ok(Turn::Spins { helped: self.cta.progress > start });
+            }
+            if self.cta.clock - start > 4 * patience {
+                return Ok(Turn::Spins { helped: self.cta.effect > start });
             }
         }
     }
@@ -218,7 +229,7 @@ impl<'a> CtaRun<'a> {
             instruction: warp.instruction(strand, &self.cta.grid.module.functions),
         };
         let detail = format!(
-            "spins: {} warp instructions changed no memory and passed no barrier",
+            "spins: turns of {} warp instructions changed nothing another CTA could see",
             self.cta.grid.spin_limit
         );
         site.fault(&Wrong::warp(FaultKind::Deadlock, detail))

@@ -39,7 +39,7 @@ impl Step<'_, '_> {
         address: Address,
     ) -> Outcome {
         let rows = self.rows(dsts.len(), address)?;
-        let by = self.access(false);
+        let view = self.cta.shared.view(self.access(false));
         for (i, dst) in dsts.iter().enumerate() {
             let addresses = &rows[i * 8..i * 8 + 8];
             let mut plane: Plane = [0; 32];
@@ -47,7 +47,7 @@ impl Step<'_, '_> {
                 let bytes = self
                     .cta
                     .shared
-                    .load_row(by, *address)
+                    .load_row(&view, *address)
                     .map_err(|violation| Wrong::access(i * 8 + row, violation))?;
                 for (word, chunk) in bytes.chunks_exact(4).enumerate() {
                     let chunk = chunk.try_into().expect("chunks of four");
@@ -78,10 +78,11 @@ impl Step<'_, '_> {
                 plane = to_lanes(&transposed(&from_lanes(&plane)));
             }
             let mask = 0xff << (i * 8);
-            self.cta.shared.store(by, mask, &rows, 16, |lane| {
-                let words = &plane[lane % 8 * 4..lane % 8 * 4 + 4];
-                std::array::from_fn(|byte| words[byte / 4].to_ne_bytes()[byte % 4])
-            })?;
+            let values = std::array::from_fn(|lane| {
+                let row = lane % 8 * 4;
+                [plane[row], plane[row + 1], plane[row + 2], plane[row + 3]]
+            });
+            self.cta.shared.store(by, mask, &rows, 16, &values)?;
             self.cta.tally.shared(matrix_wavefronts(&rows[i * 8..i * 8 + 8]));
         }
         self.cta.progress = self.cta.clock;

@@ -3,7 +3,7 @@
 //! [`run`] is the whole interface. CTAs are handed out in a seeded order; inside a CTA the warps
 //! take turns in a seeded order. Two runs with one seed and one thread are the same run.
 //! Read next: `grid` (limits), `cta` (turns and barriers), `warp` and `step` (one instruction),
-//! then a file per family: `access`, `atomic`, `copy`, `mbarrier`, `collective`, `sync`, `matrix`,
+//! then a file per family: `access` with `locate`, `atomic`, `copy`, `mbarrier`, `collective`, `sync`, `matrix`,
 //! `mma`, `control`, `special`; `alu` is everything that only touches registers.
 
 mod access;
@@ -16,6 +16,7 @@ mod copy;
 mod cta;
 mod fault;
 mod grid;
+mod locate;
 mod matrix;
 mod mbarrier;
 mod mma;
@@ -37,7 +38,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use tally::Tally;
 
-/// Warp instructions after which a CTA that changed nothing lets another run.
+/// Warp instructions after which a CTA that changed nothing lets another run; it does after four
+/// times as many whatever it changed.
 const SPIN_LIMIT: u64 = 1 << 20;
 /// CTAs a host thread keeps half-run at most, beside those that spin for one another.
 const RESIDENT: usize = 256;
@@ -123,14 +125,13 @@ impl<'a> Work<'a> {
                     None => break,
                 },
             };
-            let before = run.cta.progress;
             match run.run() {
                 Ok(Turn::Done) => {
                     self.stalled.store(0, Relaxed);
                     free.push(run);
                 }
-                Ok(Turn::Spins) => {
-                    if let Some(fault) = self.patience(&run, before) {
+                Ok(Turn::Spins { helped }) => {
+                    if let Some(fault) = self.patience(&run, helped) {
                         self.fail(fault);
                     }
                     aside.push_back(run);
@@ -144,8 +145,8 @@ impl<'a> Work<'a> {
     }
 
     /// Counts a turn that ended in spinning; a fault when everybody has spun long enough.
-    fn patience(&self, run: &CtaRun<'_>, before: u64) -> Option<Fault> {
-        if run.cta.progress - before > self.grid.spin_limit + 1024 {
+    fn patience(&self, run: &CtaRun<'_>, helped: bool) -> Option<Fault> {
+        if helped {
             self.stalled.store(0, Relaxed);
             return None;
         }

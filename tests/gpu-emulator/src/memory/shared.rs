@@ -7,11 +7,21 @@
 //! What is reported: two threads, one unit, no barrier between, one of them writing something new.
 //! Atomics, volatile and relaxed accesses do not race among each other.
 //! Invariant: a stamp is never later than `order.now`.
+//! Read next: `races` (who may touch what), `copies` (`cp.async`), `quick` (the common cases).
+
+mod copies;
+mod quick;
+mod races;
+#[cfg(test)]
+mod tests;
 
 use super::Violation;
-use super::order::{Knowledge, LAST_TIME, Order, WARPS, join};
+use super::order::{Knowledge, Order, WARPS, join};
 use crate::launch::FaultKind;
-use std::collections::{HashMap, VecDeque};
+use copies::Flights;
+use quick::NOBODY;
+pub(crate) use quick::View;
+use std::collections::HashMap;
 
 /// The largest shared memory a CTA can have, in bytes: what Hopper offers.
 pub const LARGEST_BYTES: u32 = 227 * 1024;
@@ -50,29 +60,6 @@ pub struct LaneViolation {
 /// The reads of one warp of one unit since its lanes last met: the last one's time in the upper
 /// half, the lanes in the lower. (A number, so that a fresh table costs nothing until touched.)
 type Reads = u64;
-
-/// What `old` becomes when the lanes of `bits` read at `now`; `met` is when all lanes last met.
-#[inline(always)]
-fn reads_after(old: Reads, met: u32, now: u32, bits: u32) -> Reads {
-    let kept = if (old >> 32) as u32 > met { old as u32 } else { 0 };
-    u64::from(now) << 32 | u64::from(kept | bits)
-}
-
-/// A copy on its way: destination, bytes, and the group it was committed to.
-#[derive(Debug, Clone, Copy)]
-struct Flight {
-    address: u32,
-    bytes: u32,
-    group: u32,
-}
-
-/// The copies of one thread.
-#[derive(Debug, Clone, Default)]
-struct Flights {
-    list: VecDeque<Flight>,
-    /// The group the next copy joins; groups before it are committed.
-    group: u32,
-}
 
 /// The shared memory of one CTA.
 #[derive(Debug)]
@@ -167,8 +154,8 @@ impl SharedMemory {
         self.last_reads = [0; WARPS];
     }
 
-    /// Splits every unit until one has `bytes` bytes; each part inherits the stamps.
-    fn refine(&mut self, bytes: u32) {
+    /// Splits every unit until one has at most `bytes` bytes; each part inherits the stamps.
+    pub(crate) fn refine(&mut self, bytes: u32) {
         while 1 << self.unit_shift > bytes {
             self.unit_shift -= 1;
             let old_units = self.units;
@@ -209,9 +196,7 @@ impl SharedMemory {
         size: u32,
     ) -> Result<(), LaneViolation> {
         self.check_places(mask, addresses, size)?;
-        if size < 1 << self.unit_shift {
-            self.refine(size);
-        }
+        self.refine(size);
         let view = self.view(by);
         if self.load_at_once(&view, mask, addresses, size) {
             return Ok(());
@@ -228,155 +213,8 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// The common cases in one sweep: all lanes read the same place, or consecutive lanes read
-    /// consecutive places. False when it is neither or needs a closer look; nothing has been
-    /// recorded then.
-    #[inline]
-    fn load_at_once(&mut self, view: &View, mask: u32, addresses: &[u32; 32], size: u32) -> bool {
-        let first = addresses[0];
-        let (mut same, mut dense) = (0, 0);
-        for (lane, address) in addresses.iter().enumerate() {
-            same |= address ^ first;
-            dense |= address ^ first.wrapping_add(lane as u32 * size);
-        }
-        if same == 0 {
-            return self.quick_read(view, NOBODY, mask, first, size);
-        }
-        if dense != 0
-            || mask != EVERY_LANE
-            || self.pending_words != 0
-            || !self.range_written(first, size * 32)
-        {
-            return false;
-        }
-        let start = (first >> self.unit_shift) as usize;
-        let each = (size >> self.unit_shift) as usize;
-        let writes = &self.writes[start..start + each * 32];
-        if !view.all_known(writes, each) {
-            return false;
-        }
-        self.last_reads[view.warp] = view.now;
-        let row = &mut self.reads[view.row + start..view.row + start + each * 32];
-        for (lane, units) in row.chunks_exact_mut(each).enumerate() {
-            for unit in units {
-                *unit = reads_after(*unit, view.met, view.now, 1 << lane);
-            }
-        }
-        true
-    }
-
-    /// What the quick paths need to know of a warp.
-    #[inline]
-    fn view(&self, by: Access) -> View {
-        let known = self.order.knowledge(by.warp);
-        let late = |warp: &usize| self.last_reads[*warp] > known[*warp];
-        View {
-            floor: self.order.floor(by.warp),
-            met: known[by.warp],
-            now: self.order.now,
-            warp: by.warp,
-            row: by.warp * self.units,
-            late: (0..self.warps).filter(late).fold(0, |all, warp| all | 1 << warp),
-            strong: by.strong,
-        }
-    }
-
-    /// Reads a place if nothing about it needs a closer look.
-    #[inline(always)]
-    fn quick_read(&mut self, view: &View, me: u32, bits: u32, address: u32, size: u32) -> bool {
-        let (word, written) = bits_of(address, size);
-        if self.pending_words != 0 && self.is_pending(address, size) {
-            return false;
-        }
-        if self.written[word] & written != written || view.strong {
-            return false;
-        }
-        let units = self.units_of(address, size);
-        let mut known = true;
-        for stamp in &self.writes[units.clone()] {
-            known &= stamp >> 10 <= view.floor || stamp & 1023 == me;
-        }
-        if !known {
-            return false;
-        }
-        self.last_reads[view.warp] = view.now;
-        for unit in &mut self.reads[view.row + units.start..view.row + units.end] {
-            *unit = reads_after(*unit, view.met, view.now, bits);
-        }
-        true
-    }
-
-    /// Stamps a write of a place if nothing about it needs a closer look.
-    #[inline(always)]
-    fn quick_write(&mut self, view: &View, by: Access, lane: usize, at: u32, size: u32) -> bool {
-        if self.pending_words != 0 && self.is_pending(at, size) {
-            return false;
-        }
-        let me = view.thread(lane);
-        let units = self.units_of(at, size);
-        let mut known = true;
-        for stamp in &self.writes[units.clone()] {
-            known &= stamp >> 10 <= view.floor || stamp & 1023 == me;
-        }
-        let mut late = view.late;
-        while late != 0 {
-            let warp = late.trailing_zeros() as usize;
-            late &= late - 1;
-            let limit = self.order.known(view.warp, warp);
-            let mine = if warp == view.warp { 1 << lane } else { 0 };
-            let row = warp * self.units;
-            for reads in &self.reads[row + units.start..row + units.end] {
-                known &= (reads >> 32) as u32 <= limit || *reads as u32 == mine;
-            }
-        }
-        if !known {
-            return false;
-        }
-        for stamp in &mut self.writes[units.clone()] {
-            *stamp = view.now << 10 | me;
-        }
-        for line in &mut self.write_lines[units] {
-            *line = by.mark();
-        }
-        true
-    }
-
-    /// Stamps writes of consecutive places by consecutive lanes if nothing needs a closer look.
-    #[inline]
-    fn stamp_dense(&mut self, view: &View, by: Access, addresses: &[u32; 32], size: u32) -> bool {
-        let first = addresses[0];
-        let mut off = 0;
-        for (lane, address) in addresses.iter().enumerate() {
-            off |= address ^ first.wrapping_add(lane as u32 * size);
-        }
-        if off != 0 || self.pending_words != 0 || view.late != 0 {
-            return false;
-        }
-        let start = (first >> self.unit_shift) as usize;
-        let each = (size >> self.unit_shift) as usize;
-        let writes = &mut self.writes[start..start + each * 32];
-        if !view.all_known(writes, each) {
-            return false;
-        }
-        for (lane, stamps) in writes.chunks_exact_mut(each).enumerate() {
-            for stamp in stamps {
-                *stamp = view.now << 10 | view.thread(lane);
-            }
-        }
-        for line in &mut self.write_lines[start..start + each * 32] {
-            *line = by.mark();
-        }
-        true
-    }
-
-    #[inline]
-    fn is_pending(&self, address: u32, size: u32) -> bool {
-        let (word, bits) = words_of(address, size);
-        self.pending[word] & bits != 0
-    }
-
-    /// Checks, records and performs a store of `size` bytes, 1 to 16, by each lane of `mask`;
-    /// `value` gives a lane's bytes, low ones first.
+    /// Checks, records and performs a store of `size` bytes, 1 to 16, by each lane of `mask`, of the
+    /// low bytes of its four words.
     ///
     /// # Errors
     /// The first broken rule, by lane.
@@ -386,22 +224,15 @@ impl SharedMemory {
         mask: u32,
         addresses: &[u32; 32],
         size: u32,
-        value: impl Fn(usize) -> [u8; 16],
+        values: &[[u32; 4]; 32],
     ) -> Result<(), LaneViolation> {
         self.check_places(mask, addresses, size)?;
-        if size < 1 << self.unit_shift {
-            self.refine(size);
-        }
+        self.refine(size);
         let view = self.view(by);
-        if mask == EVERY_LANE && self.stamp_dense(&view, by, addresses, size) {
-            for (lane, address) in addresses.iter().enumerate() {
-                self.put(*address, &value(lane), size);
-            }
-            return Ok(());
-        }
+        let dense = mask == EVERY_LANE && self.stamp_dense(&view, addresses, size);
         for lane in lanes(mask) {
-            let (address, bytes) = (addresses[lane], value(lane));
-            if !self.quick_write(&view, by, lane, address, size) {
+            let (address, bytes) = (addresses[lane], bytes_of(values[lane]));
+            if !dense && !self.quick_write(&view, lane, address, size) {
                 self.settled(by, lane, address, size)
                     .and_then(|()| self.write_units(by, lane, address, &bytes[..size as usize]))
                     .map_err(|violation| LaneViolation { lane, violation })?;
@@ -415,12 +246,11 @@ impl SharedMemory {
     ///
     /// # Errors
     /// The first broken rule.
-    pub fn load_row(&mut self, by: Access, address: u32) -> Result<[u8; 16], Violation> {
+    pub(crate) fn load_row(&mut self, view: &View, address: u32) -> Result<[u8; 16], Violation> {
         self.check_place(address, 16)?;
-        let view = self.view(by);
-        if !self.quick_read(&view, NOBODY, EVERY_LANE, address, 16) {
-            self.readable(by, 0, address, 16)?;
-            self.read_units(by, usize::MAX, EVERY_LANE, address, 16)?;
+        if !self.quick_read(view, NOBODY, EVERY_LANE, address, 16) {
+            self.readable(view.access, 0, address, 16)?;
+            self.read_units(view.access, usize::MAX, EVERY_LANE, address, 16)?;
         }
         Ok(self.get(address))
     }
@@ -464,26 +294,25 @@ impl SharedMemory {
     ///
     /// # Errors
     /// The first broken rule.
-    pub fn atomic(
+    pub(crate) fn atomic(
         &mut self,
-        by: Access,
+        view: &View,
         lane: usize,
         address: u32,
         size: u32,
         change: impl FnOnce(u64) -> u64,
     ) -> Result<u64, Violation> {
+        let by = view.access;
         self.check_place(address, size)?;
-        if size < 1 << self.unit_shift {
-            self.refine(size);
-        }
-        let by = Access { strong: true, ..by };
         self.readable(by, lane, address, size)?;
         let old = self.value(address, size);
         let new = change(old).to_ne_bytes();
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&new);
-        self.read_check(by, lane, address, size)?;
-        self.write_units(by, lane, address, &new[..size as usize])?;
+        if !self.quick_write(view, lane, address, size) {
+            self.read_check(by, lane, address, size)?;
+            self.write_units(by, lane, address, &new[..size as usize])?;
+        }
         self.put(address, &bytes, size);
         Ok(old)
     }
@@ -581,222 +410,6 @@ impl SharedMemory {
         Ok(())
     }
 
-    // --- races ----------------------------------------------------------------------------------
-
-    #[inline]
-    fn units_of(&self, address: u32, size: u32) -> std::ops::Range<usize> {
-        let first = (address >> self.unit_shift) as usize;
-        first..first + ((size >> self.unit_shift) as usize).max(1)
-    }
-
-    #[inline]
-    fn read_check(
-        &self,
-        by: Access,
-        lane: usize,
-        address: u32,
-        size: u32,
-    ) -> Result<(), Violation> {
-        let floor = self.order.floor(by.warp);
-        for unit in self.units_of(address, size) {
-            let stamp = self.writes[unit];
-            if stamp >> 10 > floor && !self.write_known(by, lane, unit) {
-                return Err(self.race(by, unit, stamp, "reads"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks a read against writes and remembers it. `lane` is `usize::MAX` for a collective read.
-    #[inline]
-    fn read_units(
-        &mut self,
-        by: Access,
-        lane: usize,
-        bits: u32,
-        address: u32,
-        size: u32,
-    ) -> Result<(), Violation> {
-        self.read_check(by, lane, address, size)?;
-        if by.strong {
-            return Ok(());
-        }
-        let (now, met) = (self.order.now, self.order.known(by.warp, by.warp));
-        self.last_reads[by.warp] = now;
-        let units = self.units_of(address, size);
-        let row = by.warp * self.units;
-        for unit in &mut self.reads[row + units.start..row + units.end] {
-            *unit = reads_after(*unit, met, now, bits);
-        }
-        Ok(())
-    }
-
-    /// Whether the last write of `unit` is ordered before what `lane` does now.
-    fn write_known(&self, by: Access, lane: usize, unit: usize) -> bool {
-        let stamp = self.writes[unit];
-        let (time, writer_warp, writer_lane) =
-            (stamp >> 10, (stamp >> 5 & 31) as usize, (stamp & 31) as usize);
-        if time == LAST_TIME || (by.strong && self.write_lines[unit] & STRONG != 0) {
-            return true;
-        }
-        if writer_warp != by.warp {
-            return time <= self.order.known(by.warp, writer_warp);
-        }
-        if lane == usize::MAX {
-            return time <= self.order.known(by.warp, by.warp)
-                || (0..32).all(|l| self.order.lanes_ordered(by.warp, l, writer_lane, time));
-        }
-        self.order.lanes_ordered(by.warp, lane, writer_lane, time)
-    }
-
-    /// A read of `unit` that is not ordered before a write by `lane` now: warp, lane.
-    fn unordered_read(&self, by: Access, lane: usize, unit: usize) -> Option<(usize, usize)> {
-        for warp in 0..self.warps {
-            let known = self.order.known(by.warp, warp);
-            if self.last_reads[warp] <= known {
-                continue;
-            }
-            let reads = self.reads[warp * self.units + unit];
-            let (time, readers) = ((reads >> 32) as u32, reads as u32);
-            if time <= known || time == LAST_TIME {
-                continue;
-            }
-            let other =
-                |l: &usize| warp != by.warp || !self.order.lanes_ordered(warp, lane, *l, time);
-            if let Some(reader) = lanes(readers).find(other) {
-                return Some((warp, reader));
-            }
-        }
-        None
-    }
-
-    /// Checks a write of `bytes` against reads and writes, and stamps it.
-    #[inline]
-    fn write_units(
-        &mut self,
-        by: Access,
-        lane: usize,
-        address: u32,
-        bytes: &[u8],
-    ) -> Result<(), Violation> {
-        let size = bytes.len() as u32;
-        let floor = self.order.floor(by.warp);
-        let read_since = self.last_reads[..self.warps].iter().any(|time| *time > floor);
-        let stamp = self.order.now << 10 | (by.warp * 32 + lane) as u32;
-        for unit in self.units_of(address, size) {
-            let old = self.writes[unit];
-            if old >> 10 > floor && !self.write_known(by, lane, unit) && !self.holds(address, bytes)
-            {
-                return Err(self.race(by, unit, old, "writes"));
-            }
-            if read_since && let Some((warp, reader)) = self.unordered_read(by, lane, unit) {
-                let detail = format!(
-                    "writes shared byte {:#x}, which thread {} of the CTA reads with no barrier \
-                     between the two",
-                    unit << self.unit_shift,
-                    warp * 32 + reader
-                );
-                return Err(Violation::at(FaultKind::SharedRace, address.into(), detail));
-            }
-            self.writes[unit] = stamp;
-            self.write_lines[unit] = by.mark();
-        }
-        Ok(())
-    }
-
-    /// Whether memory holds these bytes already: writing the same twice harms nobody.
-    fn holds(&self, address: u32, bytes: &[u8]) -> bool {
-        let at = address as usize;
-        let (word, bits) = bits_of(address, bytes.len() as u32);
-        self.written[word] & bits == bits && self.bytes[at..at + bytes.len()] == *bytes
-    }
-
-    fn race(&self, by: Access, unit: usize, stamp: u32, does: &str) -> Violation {
-        let writer = stamp as usize & 1023;
-        let near =
-            if writer / 32 == by.warp { " (same warp: lockstep is not promised)" } else { "" };
-        let address = (unit << self.unit_shift) as u64;
-        let detail = format!(
-            "{does} shared byte {address:#x}, which thread {writer} of the CTA{near} writes (PTX \
-             line {}) with no barrier between the two",
-            self.write_lines[unit] & !STRONG
-        );
-        Violation::at(FaultKind::SharedRace, address, detail)
-    }
-
-    // --- copies ---------------------------------------------------------------------------------
-
-    /// Starts a `cp.async` of one lane into `address`. `size` of `bytes` are what will land there
-    /// and `written` says, a bit a byte, which of them anybody wrote at the source.
-    ///
-    /// # Errors
-    /// The first broken rule.
-    pub fn copy_in(
-        &mut self,
-        by: Access,
-        lane: usize,
-        address: u32,
-        bytes: &[u8; 16],
-        size: u32,
-        written: u32,
-    ) -> Result<(), Violation> {
-        self.check_place(address, size)?;
-        let view = self.view(by);
-        if !self.quick_write(&view, by, lane, address, size) {
-            self.settled(by, lane, address, size)?;
-            self.write_units(by, lane, address, &bytes[..size as usize])?;
-        }
-        self.put(address, bytes, size);
-        let (word, bits) = bits_of(address, size);
-        self.written[word] &= !bits | u64::from(written) << (address % 64);
-        let (word, bits) = words_of(address, size);
-        self.pending[word] |= bits;
-        self.pending_words += size / 4;
-        let flights = &mut self.flights[by.warp * 32 + lane];
-        flights.list.push_back(Flight { address, bytes: size, group: flights.group });
-        Ok(())
-    }
-
-    /// `cp.async.commit_group` of the lanes of `mask`.
-    pub fn commit(&mut self, warp: usize, mask: u32) {
-        for lane in lanes(mask) {
-            self.flights[warp * 32 + lane].group += 1;
-        }
-    }
-
-    /// `cp.async.wait_group` of the lanes of `mask`: at most `open` of each lane's committed groups
-    /// may still be on their way afterwards. What landed counts as written by that lane now.
-    pub fn wait(&mut self, warp: usize, mask: u32, open: u32) {
-        for lane in lanes(mask) {
-            let thread = warp * 32 + lane;
-            let committed = self.flights[thread].group;
-            self.land(thread, committed.saturating_sub(open));
-        }
-    }
-
-    /// `cp.async.wait_all`, or what `cp.async.mbarrier.arrive` waits for: all copies of the lanes.
-    pub fn wait_all(&mut self, warp: usize, mask: u32) {
-        for lane in lanes(mask) {
-            self.land(warp * 32 + lane, u32::MAX);
-        }
-    }
-
-    /// Lands the copies of the groups before `group`.
-    fn land(&mut self, thread: usize, group: u32) {
-        while let Some(flight) = self.flights[thread].list.front().copied()
-            && flight.group < group
-        {
-            self.flights[thread].list.pop_front();
-            let (word, bits) = words_of(flight.address, flight.bytes);
-            self.pending[word] &= !bits;
-            self.pending_words -= flight.bytes / 4;
-            let stamp = self.order.now << 10 | thread as u32;
-            for unit in self.units_of(flight.address, flight.bytes) {
-                self.writes[unit] = stamp;
-            }
-        }
-    }
-
     // --- synchronisation ------------------------------------------------------------------------
 
     /// All warps of the CTA met at a barrier.
@@ -843,59 +456,16 @@ impl SharedMemory {
     }
 }
 
+/// Words as bytes in memory order.
+#[inline(always)]
+fn bytes_of(words: [u32; 4]) -> [u8; 16] {
+    let [a, b, c, d] = words.map(u32::to_ne_bytes);
+    std::array::from_fn(|i| [a, b, c, d][i / 4][i % 4])
+}
+
 /// The word of a bit-a-byte set that holds `size` bytes at `address`, and their bits in it. An
 /// aligned access of up to 16 bytes never crosses a word.
 #[inline(always)]
 fn bits_of(address: u32, size: u32) -> (usize, u64) {
     ((address / 64) as usize, (u64::MAX >> (64 - size)) << (address % 64))
 }
-
-/// The same for a set with a bit a word; a copy of up to 16 aligned bytes never crosses one.
-#[inline(always)]
-fn words_of(address: u32, size: u32) -> (usize, u64) {
-    let bits = (1 << size.div_ceil(4)) - 1;
-    ((address / 256) as usize, bits << (address / 4 % 64))
-}
-
-/// No thread: what a collective read counts as.
-const NOBODY: u32 = u32::MAX;
-
-/// What the quick paths know of the warp that accesses.
-#[derive(Debug, Clone, Copy)]
-struct View {
-    floor: u32,
-    met: u32,
-    now: u32,
-    warp: usize,
-    /// Where the warp's reads begin.
-    row: usize,
-    /// Warps that may have read something this warp does not know of.
-    late: u32,
-    strong: bool,
-}
-
-impl View {
-    #[inline(always)]
-    fn thread(&self, lane: usize) -> u32 {
-        (self.warp * 32 + lane) as u32
-    }
-
-    /// Whether every write is known to the warp or is its own lane's, `each` units a lane.
-    #[inline(always)]
-    fn all_known(&self, writes: &[u32], each: usize) -> bool {
-        let mut latest = 0;
-        for stamp in writes {
-            latest = latest.max(*stamp);
-        }
-        if latest >> 10 <= self.floor {
-            return true;
-        }
-        let own = |(unit, stamp): (usize, &u32)| {
-            stamp >> 10 <= self.floor || stamp & 1023 == self.thread(unit / each)
-        };
-        writes.iter().enumerate().all(own)
-    }
-}
-
-#[cfg(test)]
-mod tests;

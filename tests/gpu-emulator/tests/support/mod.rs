@@ -1,6 +1,7 @@
 //! A device for tests: PTX in, launches, buffers, faults out.
 
-#![allow(dead_code)] // every test file uses its own part
+// Every test file uses its own part, and a test that cannot be set up should panic.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use gpu_emulator::exec;
 use gpu_emulator::launch::{Counters, Fault, FaultKind, Launch, LoadedModule, Options};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// and `%rd2`, `out + 4 tid` in `%rd3`.
 pub(crate) fn kernel(body: &str) -> String {
     format!(
-        ".version 8.0\n.target sm_80\n.address_size 64\n\
+        ".version 8.0\n.target sm_90\n.address_size 64\n\
          .visible .entry test(.param .u64 out, .param .u64 in, .param .u32 n) {{\n\
          .reg .b16 %h<8>;\n.reg .b32 %r<64>;\n.reg .f32 %f<64>;\n.reg .b64 %rd<32>;\n\
          .reg .pred %p<8>;\n.shared .align 16 .b8 tile[4096];\n\

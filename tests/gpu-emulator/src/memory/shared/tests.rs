@@ -10,19 +10,35 @@ fn strided(base: u32, stride: u32) -> [u32; 32] {
     std::array::from_fn(|lane| base + lane as u32 * stride)
 }
 
-fn word(value: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&value.to_ne_bytes());
-    bytes
+/// Each lane's value from its number.
+fn values(of: impl Fn(usize) -> u32) -> [[u32; 4]; 32] {
+    std::array::from_fn(|lane| [of(lane), 0, 0, 0])
 }
 
 fn put(memory: &mut SharedMemory, warp: usize, mask: u32, base: u32) -> Option<FaultKind> {
-    let value = |lane: usize| word((warp * 32 + lane) as u32);
-    memory.store(by(warp), mask, &strided(base, 4), 4, value).err().map(|e| e.violation.kind)
+    let value = values(|lane| (warp * 32 + lane) as u32);
+    memory.store(by(warp), mask, &strided(base, 4), 4, &value).err().map(|e| e.violation.kind)
 }
 
 fn get(memory: &mut SharedMemory, warp: usize, mask: u32, base: u32) -> Option<FaultKind> {
     memory.load(by(warp), mask, &strided(base, 4), 4).err().map(|e| e.violation.kind)
+}
+
+fn copy(
+    memory: &mut SharedMemory,
+    warp: usize,
+    lane: usize,
+    address: u32,
+    bytes: &[u8; 16],
+    written: u32,
+) -> Result<(), Violation> {
+    let view = memory.view(by(warp));
+    memory.copy_in(&view, lane, address, bytes, 16, written)
+}
+
+fn row(memory: &mut SharedMemory, address: u32) -> Result<[u8; 16], Violation> {
+    let view = memory.view(by(0));
+    memory.load_row(&view, address)
 }
 
 const ALL: u32 = u32::MAX;
@@ -110,9 +126,9 @@ fn what_a_warp_writes_after_it_arrived_is_not_released() {
 fn writing_the_same_value_twice_is_no_race_and_another_value_is() {
     let mut memory = SharedMemory::new(64, 64);
     let all_at_zero = [0u32; 32];
-    assert!(memory.store(by(0), ALL, &all_at_zero, 4, |_| word(7)).is_ok());
-    assert!(memory.store(by(1), ALL, &all_at_zero, 4, |_| word(7)).is_ok());
-    assert!(memory.store(by(1), ALL, &all_at_zero, 4, |lane| word(lane as u32)).is_err());
+    assert!(memory.store(by(0), ALL, &all_at_zero, 4, &values(|_| 7)).is_ok());
+    assert!(memory.store(by(1), ALL, &all_at_zero, 4, &values(|_| 7)).is_ok());
+    assert!(memory.store(by(1), ALL, &all_at_zero, 4, &values(|lane| lane as u32)).is_err());
 }
 
 #[test]
@@ -120,20 +136,20 @@ fn neighbouring_halves_and_bytes_are_apart() {
     let mut memory = SharedMemory::new(256, 64);
     put(&mut memory, 0, ALL, 0);
     memory.everybody_met();
-    let half = |_: usize| [1; 16];
-    assert!(memory.store(by(0), ALL, &strided(0, 4), 2, half).is_ok());
-    assert!(memory.store(by(1), ALL, &strided(2, 4), 2, half).is_ok());
+    let half = values(|_| 0x0101);
+    assert!(memory.store(by(0), ALL, &strided(0, 4), 2, &half).is_ok());
+    assert!(memory.store(by(1), ALL, &strided(2, 4), 2, &half).is_ok());
     memory.everybody_met();
-    let byte = |_: usize| [2; 16];
-    assert!(memory.store(by(0), ALL, &strided(0, 2), 1, byte).is_ok());
-    assert!(memory.store(by(1), ALL, &strided(1, 2), 1, byte).is_ok());
+    let byte = values(|_| 2);
+    assert!(memory.store(by(0), ALL, &strided(0, 2), 1, &byte).is_ok());
+    assert!(memory.store(by(1), ALL, &strided(1, 2), 1, &byte).is_ok());
     assert_eq!(get(&mut memory, 1, ALL, 0), RACE, "a word over both halves");
 }
 
 #[test]
 fn an_unwritten_byte_is_named() {
     let mut memory = SharedMemory::new(256, 32);
-    assert!(memory.store(by(0), 1, &[0; 32], 2, |_| [1; 16]).is_ok());
+    assert!(memory.store(by(0), 1, &[0; 32], 2, &values(|_| 1)).is_ok());
     let fault = memory.load(by(0), 1, &[0; 32], 4).unwrap_err();
     assert_eq!(fault.violation.kind, FaultKind::Uninitialised);
     assert!(fault.violation.detail.contains("0x2"), "{}", fault.violation.detail);
@@ -154,9 +170,9 @@ fn bounds_and_alignment_are_checked() {
 #[test]
 fn a_copy_is_seen_by_its_thread_after_the_wait_and_by_others_after_a_barrier() {
     let mut memory = SharedMemory::new(1024, 64);
-    memory.copy_in(by(0), 3, 16, &[5; 16], 16, 0xffff).unwrap();
+    copy(&mut memory, 0, 3, 16, &[5; 16], 0xffff).unwrap();
     memory.commit(0, ALL);
-    memory.copy_in(by(0), 3, 32, &[6; 16], 16, 0xffff).unwrap();
+    copy(&mut memory, 0, 3, 32, &[6; 16], 0xffff).unwrap();
     memory.commit(0, ALL);
     let read = |m: &mut SharedMemory, warp, lane: usize, at| {
         m.load(by(warp), 1 << lane, &[at; 32], 16).err().map(|e| e.violation.kind)
@@ -183,14 +199,14 @@ fn a_copy_over_what_others_still_read_is_a_race() {
     put(&mut memory, 0, ALL, 0);
     memory.everybody_met();
     get(&mut memory, 1, ALL, 0);
-    let fault = memory.copy_in(by(0), 0, 0, &[5; 16], 16, 0xffff).unwrap_err();
+    let fault = copy(&mut memory, 0, 0, 0, &[5; 16], 0xffff).unwrap_err();
     assert_eq!(fault.kind, FaultKind::SharedRace);
 }
 
 #[test]
 fn a_copy_of_unwritten_bytes_is_unwritten() {
     let mut memory = SharedMemory::new(64, 32);
-    memory.copy_in(by(0), 0, 0, &[5; 16], 16, 0x0fff).unwrap();
+    copy(&mut memory, 0, 0, 0, &[5; 16], 0x0fff).unwrap();
     memory.wait_all(0, 1);
     assert!(memory.load(by(0), 1, &[0; 32], 8).is_ok());
     assert_eq!(
@@ -203,9 +219,9 @@ fn a_copy_of_unwritten_bytes_is_unwritten() {
 fn a_row_of_a_matrix_is_read_by_the_whole_warp() {
     let mut memory = SharedMemory::new(1024, 32);
     put(&mut memory, 0, ALL, 0);
-    assert_eq!(memory.load_row(by(0), 0).unwrap_err().kind, FaultKind::SharedRace);
+    assert_eq!(row(&mut memory, 0).unwrap_err().kind, FaultKind::SharedRace);
     memory.lanes_met(0, ALL, true);
-    assert_eq!(memory.load_row(by(0), 16).unwrap()[0], 4);
+    assert_eq!(row(&mut memory, 16).unwrap()[0], 4);
     assert_eq!(put(&mut memory, 0, ALL, 0), RACE, "lanes that did not meet since the read");
 }
 
@@ -216,7 +232,9 @@ fn atomics_race_with_plain_accesses_only() {
     memory.everybody_met();
     for warp in [0, 1] {
         for lane in 0..32 {
-            memory.atomic(by(warp), lane, 0, 4, |old| old + 1).unwrap();
+            let by = Access { strong: true, ..by(warp) };
+            let view = memory.view(by);
+            memory.atomic(&view, lane, 0, 4, |old| old + 1).unwrap();
         }
     }
     assert_eq!(get(&mut memory, 1, 1, 0), RACE);
