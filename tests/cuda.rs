@@ -10,6 +10,8 @@
 mod against_reference;
 #[path = "cuda/answers.rs"]
 mod answers;
+#[path = "cuda/device.rs"]
+mod device;
 #[path = "cuda/emulator.rs"]
 mod emulator;
 #[path = "device_ops/harness.rs"]

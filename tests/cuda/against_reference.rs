@@ -5,7 +5,8 @@
 //! widened to bf16, or an activation that was rounded on the way, by `2⁻⁸` of itself, so the sum by
 //! `2⁻⁸ · Σ|w x|`; a stored result by `2⁻⁸` of itself.
 
-use crate::emulator::{device, full, kernels};
+use crate::device::{device, full};
+use crate::emulator::kernels;
 use crate::harness::{BatchBuilder, Rng, Spec, Table, encode, tokens};
 use crate::probes::{
     Filling, attended, chain, decoded, embedded, gated, projected, queries_and_pool,

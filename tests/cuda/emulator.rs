@@ -1,6 +1,6 @@
 //! Opening the software GPU.
 
-use forerun::device::cuda::{CudaDevice, CudaOptions};
+use forerun::device::cuda::CudaOptions;
 use std::path::PathBuf;
 
 /// The driver library, built beside the tests.
@@ -28,35 +28,4 @@ pub(crate) fn kernels() -> bool {
 /// Options that open the software GPU.
 pub(crate) fn options() -> CudaOptions {
     CudaOptions { driver: Some(library()), ..CudaOptions::default() }
-}
-
-/// A device of its own.
-pub(crate) fn device() -> CudaDevice {
-    open(&options())
-}
-
-/// A device with these options; it must be the emulated one.
-pub(crate) fn open(options: &CudaOptions) -> CudaDevice {
-    use forerun::device::Device;
-    let device = CudaDevice::open(options).unwrap_or_else(|e| panic!("{e}"));
-    assert!(device.info().name.contains("emulated"), "{}", device.info().name);
-    device
-}
-
-/// Seeds the order in which warps, CTAs and streams run from now on.
-pub(crate) fn seed(seed: u64) {
-    // SAFETY: the library is loaded already or loaded for good here; the symbol is its own and has
-    // this signature.
-    unsafe {
-        let library = libloading::Library::new(library()).unwrap();
-        let set: libloading::Symbol<'_, unsafe extern "C" fn(u64) -> u32> =
-            library.get(b"forerun_emulator_set_seed").unwrap();
-        assert_eq!(set(seed), 0);
-        std::mem::forget(library);
-    }
-}
-
-/// Whether the whole product of shapes was asked for.
-pub(crate) fn full() -> bool {
-    std::env::var_os("FORERUN_FULL").is_some()
 }

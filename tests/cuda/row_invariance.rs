@@ -1,7 +1,8 @@
 //! A row has the same bits whatever shares its pass, however its prompt was cut, and in whatever
 //! order warps, CTAs and streams happen to run.
 
-use crate::emulator::{device, kernels, seed};
+use crate::device::{device, seed};
+use crate::emulator::kernels;
 use crate::harness::{Model, Spec};
 use crate::probes::{assert_same_rows, company, in_chunks};
 use forerun::device::BlockType;

@@ -399,17 +399,12 @@ impl Queue {
         })
     }
 
-    /// Copies the first `bytes` bytes of `from` to the device when the queue gets there.
-    pub(super) fn upload(
-        &self,
-        to: Address,
-        from: &Pinned,
-        bytes: usize,
-    ) -> Result<(), DeviceError> {
-        // SAFETY: `from` is pinned and its owner does not touch it before the next
-        // synchronisation; `to` has room for the bytes.
-        check(unsafe { result::memcpy_htod_async(to.0, &from.bytes()[..bytes], self.raw) }, || {
-            format!("cuMemcpyHtoDAsync of {bytes} bytes")
+    /// Copies `bytes`, a part of pinned memory, to the device when the queue gets there.
+    pub(super) fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), DeviceError> {
+        // SAFETY: `bytes` is pinned and its owner does not touch it before the next
+        // synchronisation; `to` has room for it.
+        check(unsafe { result::memcpy_htod_async(to.0, bytes, self.raw) }, || {
+            format!("cuMemcpyHtoDAsync of {} bytes", bytes.len())
         })
     }
 

@@ -58,7 +58,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 pub use stream::Overlap;
-use stream::{LastPass, Stream};
+use stream::{LISTS_BYTES, LastPass, Stream};
 
 /// Bytes of a stream's staged batch: rows, page tables and sampling histories of the largest pass.
 const BLOB_BYTES: usize = 4 << 20;
@@ -66,8 +66,6 @@ const BLOB_BYTES: usize = 4 << 20;
 const PARTIALS_MAX: usize = 1024;
 /// Page copies one launch makes.
 const COPIES_MAX: usize = 1024;
-/// Their number, padded, and the list.
-const COPIES_BYTES: usize = 16 + COPIES_MAX * size_of::<CopyEntry>();
 
 /// What streams need to stay alive.
 struct Shared {
@@ -106,8 +104,6 @@ pub struct CudaStream {
     rows_max: usize,
     scratch: Scratch,
     limits: PlanLimits,
-    /// Page copies on their way to the device.
-    copies: RefCell<Pinned>,
     // Last, so that the memory outlives the stream.
     _shared: Arc<Shared>,
 }
@@ -127,8 +123,6 @@ struct Scratch {
     samples: Address,
     /// What a draw leaves for acceptance, one a sample.
     cuts: Address,
-    /// Page copies.
-    copies: Address,
     /// One integer.
     found: Address,
 }
@@ -260,7 +254,8 @@ impl Device for CudaDevice {
             + scratch.summaries
             + scratch.targets
             + BLOB_BYTES
-            + COPIES_BYTES
+            + LISTS_BYTES
+            + bucket(limits.full_rows) * SCRATCH_BYTES
             + bucket(limits.full_rows) * size_of::<Cut>()
             + results_bytes(limits);
         bytes as u64
@@ -326,18 +321,18 @@ impl Device for CudaDevice {
             targets: take(sizes.targets, "head targets")?,
             samples: take(bucket(limits.full_rows) * SCRATCH_BYTES, "sampling candidates")?,
             cuts: take(bucket(limits.full_rows) * size_of::<Cut>(), "sampling cuts")?,
-            copies: take(COPIES_BYTES, "page copies")?,
             found: take(size_of::<i32>(), "row found")?,
         };
         let blob = (take(BLOB_BYTES, "staged batch")?, BLOB_BYTES);
         let (modules, last) = (shared.modules.clone(), shared.last_pass.clone());
-        let copies = Pinned::new(context, COPIES_BYTES)?;
+        let lists = take(LISTS_BYTES, "lists")?;
         Ok(CudaStream {
             stream: RefCell::new(Stream::new(
                 context,
                 queue,
                 modules,
                 blob,
+                lists,
                 shared.options.graphs,
                 last,
             )?),
@@ -349,7 +344,6 @@ impl Device for CudaDevice {
                 // Two CTAs of attention fit on an SM.
                 concurrent_ctas: 2 * context.properties.sms,
             },
-            copies: RefCell::new(copies),
             _shared: shared.clone(),
         })
     }
@@ -579,16 +573,12 @@ impl Device for CudaDevice {
         self.0.context.bind()?;
         let inner = &mut *stream.stream.borrow_mut();
         for part in copies.chunks(COPIES_MAX) {
-            // The list of the part before may still be on its way.
-            inner.finish()?;
-            let mut host = stream.copies.borrow_mut();
             let entries: Vec<CopyEntry> = part.iter().map(CopyEntry::from).collect();
-            let (count, list) = host.bytes_mut().split_at_mut(16);
-            count[..4].copy_from_slice(&(entries.len() as i32).to_le_bytes());
-            let bytes: &[u8] = bytemuck::cast_slice(&entries);
-            list[..bytes.len()].copy_from_slice(bytes);
-            let at = stream.scratch.copies;
-            inner.upload(at, &host, 16 + bytes.len())?;
+            // Their number, padded, and the list.
+            let mut list = vec![0; 16];
+            list[..4].copy_from_slice(&(entries.len() as i32).to_le_bytes());
+            list.extend_from_slice(bytemuck::cast_slice(&entries));
+            let at = inner.list(&list)?;
             let max = bucket(entries.len()) as u32;
             inner.enqueue([copy::launch_copy_rows(shape, at, at.offset(16), pool.address, max)]);
             inner.submit()?;

@@ -39,6 +39,9 @@ impl std::str::FromStr for Overlap {
     }
 }
 
+/// Bytes of lists between two waits before one more is forced.
+pub(super) const LISTS_BYTES: usize = 64 << 10;
+
 /// The end of the pass submitted last, by whichever stream.
 pub(super) type LastPass = Arc<Mutex<Option<Arc<Event>>>>;
 
@@ -51,9 +54,16 @@ pub(super) struct Stream {
     staging: Pinned,
     /// Bytes of `staging` that the next submit uploads.
     staged_bytes: usize,
-    /// Something was submitted since the last wait, and may still read the staging memory.
-    busy: bool,
+    /// Where lists that go ahead of a pass lie on the device, and on their way there.
+    lists: Address,
+    lists_staging: Pinned,
+    /// Bytes of lists since the last wait.
+    lists_bytes: usize,
+    /// A batch was submitted since the last wait: its upload may still read the staging memory.
+    uploading: bool,
     recorded: Vec<Launch>,
+    /// The pass submitted last.
+    submitted: Vec<Launch>,
     graphs: Option<Graphs>,
     /// Present when passes of all streams follow one another.
     last_pass: Option<LastPass>,
@@ -61,12 +71,14 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// A stream over `queue` with `blob_bytes` bytes at `blob` for staged batches.
+    /// A stream over `queue` with `blob_bytes` bytes at `blob` for staged batches and
+    /// [`LISTS_BYTES`] at `lists`.
     pub(super) fn new(
         context: &Arc<Context>,
         queue: Queue,
         kernels: Arc<Modules>,
         (blob, blob_bytes): (Address, usize),
+        lists: Address,
         graphs: bool,
         last_pass: Option<LastPass>,
     ) -> Result<Self, DeviceError> {
@@ -76,8 +88,12 @@ impl Stream {
             blob,
             staging: Pinned::new(context, blob_bytes)?,
             staged_bytes: 0,
-            busy: false,
+            lists,
+            lists_staging: Pinned::new(context, LISTS_BYTES)?,
+            lists_bytes: 0,
+            uploading: false,
             recorded: vec![],
+            submitted: vec![],
             graphs: graphs.then(Graphs::default),
             last_pass,
             done: Arc::new(Event::new(context)?),
@@ -86,7 +102,7 @@ impl Stream {
 
     /// Where the host writes a batch. Waits only if the last pass was never collected.
     pub(super) fn staging(&mut self) -> Result<&mut [u8], DeviceError> {
-        if self.busy || !self.recorded.is_empty() {
+        if self.uploading || !self.recorded.is_empty() {
             self.finish()?;
         }
         Ok(self.staging.bytes_mut())
@@ -113,15 +129,16 @@ impl Stream {
                 self.queue.wait(event)?;
             }
         }
-        self.busy = true;
         let bytes = std::mem::take(&mut self.staged_bytes);
         if bytes > 0 {
-            self.queue.upload(self.blob, &self.staging, bytes)?;
+            self.uploading = true;
+            self.queue.upload(self.blob, &self.staging.bytes()[..bytes])?;
         }
-        let launches = std::mem::take(&mut self.recorded);
+        self.submitted.clear();
+        std::mem::swap(&mut self.submitted, &mut self.recorded);
+        let launches = std::mem::take(&mut self.submitted);
         let outcome = self.run(&launches);
-        self.recorded = launches;
-        self.recorded.clear();
+        self.submitted = launches;
         outcome?;
         self.queue.record(&self.done)?;
         if let Some(last) = &self.last_pass {
@@ -165,20 +182,38 @@ impl Stream {
     }
 
     fn wait(&mut self) -> Result<(), DeviceError> {
-        self.queue.synchronize()?;
-        self.busy = false;
+        self.queue.synchronize().map_err(|error| self.located(error))?;
+        self.uploading = false;
+        self.lists_bytes = 0;
         Ok(())
     }
 
-    /// Uploads the first `bytes` bytes of `from` behind everything enqueued so far.
-    pub(super) fn upload(
-        &mut self,
-        to: Address,
-        from: &Pinned,
-        bytes: usize,
-    ) -> Result<(), DeviceError> {
-        self.submit()?;
-        self.busy = true;
-        self.queue.upload(to, from, bytes)
+    /// A failure that shows at a wait, with the launches it may come from.
+    fn located(&self, error: DeviceError) -> DeviceError {
+        match (error, self.submitted.as_slice()) {
+            (DeviceError::Lost(why), [first, .., last]) => DeviceError::Lost(format!(
+                "{why}; the pass was {} launches, {first} to {last}; with CUDA_LAUNCH_BLOCKING=1 \
+                 and without graphs (--enforce-eager) the launch that failed is named",
+                self.submitted.len()
+            )),
+            (error, _) => error,
+        }
+    }
+
+    /// Brings a list to the device, ahead of what is submitted next; returns where it lies until
+    /// the next wait. Waits itself only if [`LISTS_BYTES`] are used up.
+    ///
+    /// # Panics
+    /// If the list alone is longer than that.
+    pub(super) fn list(&mut self, bytes: &[u8]) -> Result<Address, DeviceError> {
+        if self.lists_bytes + bytes.len() > LISTS_BYTES {
+            self.finish()?;
+        }
+        let range = self.lists_bytes..self.lists_bytes + bytes.len();
+        self.lists_bytes = range.end.next_multiple_of(16);
+        let at = self.lists.offset(range.start);
+        self.lists_staging.bytes_mut()[range.clone()].copy_from_slice(bytes);
+        self.queue.upload(at, &self.lists_staging.bytes()[range])?;
+        Ok(at)
     }
 }
