@@ -45,6 +45,7 @@ fn an_engine_step_waits_once_a_model_and_allocates_nothing() {
         return;
     }
     let emulator = Emulator::open_at(&library()).unwrap();
+    // A chain of passes, as is the default on a GPU, is one engine step too.
     for graphs in [true, false] {
         let engine = engine(CudaOptions { graphs, ..options() });
         emulator.clear_report();

@@ -130,6 +130,41 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
 }
 
 #[test]
+fn how_far_decodes_run_ahead_changes_no_token() {
+    let engine = |run_ahead: usize| {
+        let options =
+            EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::new(Pair::tiny()) };
+        Engine::start(EngineOptions { run_ahead: Some(run_ahead), ..options }).expect("it starts")
+    };
+    let warm = SamplingOverrides { temperature: Some(1.0), seed: Some(5), ..Default::default() };
+    let penalised =
+        SamplingOverrides { repetition_penalty: Some(1.1), ..SamplingOverrides::default() };
+    let mut requests = vec![];
+    for question in questions(6) {
+        for policy in [PolicyKind::SpecReason, PolicyKind::Base, PolicyKind::Draft] {
+            for sampling in [&SamplingOverrides::default(), &warm, &penalised] {
+                let request = request(&question, policy, PolicyOptions::default());
+                requests.push(Request { sampling: sampling.clone(), ..request });
+            }
+        }
+    }
+    let replies = |run_ahead: usize| -> Vec<Reply> {
+        let engine = engine(run_ahead);
+        // Side by side, so that passes of a chain hold tokens of several requests.
+        let all: Vec<_> =
+            requests.iter().map(|r| engine.submit(r.clone()).expect("room")).collect();
+        all.into_iter().map(|events| events.reply().expect("a reply")).collect()
+    };
+    let want = replies(1);
+    for run_ahead in [2, 3, 8] {
+        for (got, want) in replies(run_ahead).iter().zip(&want) {
+            assert_eq!(got.ids, want.ids, "{run_ahead} ahead");
+            assert_eq!((got.accepted, got.rewritten), (want.accepted, want.rewritten));
+        }
+    }
+}
+
+#[test]
 fn requests_side_by_side_say_what_each_says_alone() {
     let questions = questions(8);
     let alone: Vec<Vec<TokenId>> = {

@@ -56,6 +56,7 @@ enum Count : int {
   kVocabHeads = 2,
   kLabelHeads = 3,
   kSamples = 4,
+  kFed = 5,
   kCounts = 8,
 };
 
@@ -63,7 +64,7 @@ struct Sample;  // sample.cuh
 
 struct Batch {
   const int* counts;             // [kCounts]
-  const int* tokens;             // [T] rows of the embedding table
+  const int* tokens;             // [T] rows of the embedding table; some written by feed.cu
   const int* positions;          // [T] rotary positions
   const int* slots;              // [T] page * P + slot in the page: where the row's K and V go
   const Group* groups;

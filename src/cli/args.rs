@@ -6,6 +6,7 @@
 //! `FORERUN_…`, and the flag wins. Whatever can be judged without loading a model is judged here.
 
 use super::{models, ui};
+use crate::device::CHAIN_MAX;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaOptions, Overlap};
 use crate::engine::{
@@ -110,6 +111,11 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     #[arg(env = "FORERUN_KV_CACHE_MEMORY_BYTES", hide_env_values = true)]
     pub(super) kv_cache_memory_bytes: Option<u64>,
+    /// Tokens a model writes before the program looks [default: 4 on a GPU, else 1]
+    #[arg(long, value_name = "TOKENS", env = "FORERUN_RUN_AHEAD", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=CHAIN_MAX as u64))]
+    pub(super) run_ahead: Option<usize>,
     /// Choices of the CUDA device.
     #[cfg(feature = "cuda")]
     #[command(flatten)]
@@ -182,6 +188,7 @@ impl EngineArgs {
         }
         options.max_model_len = self.max_model_len;
         options.kv_cache_memory_bytes = self.kv_cache_memory_bytes;
+        options.run_ahead = self.run_ahead;
         options.progress = Some(Box::new(ui::loading_bar()));
         options
     }

@@ -116,6 +116,24 @@ impl SampleRow {
     }
 }
 
+/// What drew a token: an argmax head or a sample, by its index in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drawn {
+    /// Of [`RaggedBatch::heads`].
+    Head(usize),
+    /// Of [`RaggedBatch::samples`].
+    Sample(usize),
+}
+
+/// A row whose token the pass before draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FedRow {
+    /// The row of this batch.
+    pub row: usize,
+    /// Where the pass before draws its token.
+    pub drawn: Drawn,
+}
+
 /// One forward pass for one model.
 #[derive(Debug, Clone, Default)]
 pub struct RaggedBatch {
@@ -131,6 +149,9 @@ pub struct RaggedBatch {
     pub heads: Vec<HeadRow>,
     /// Tokens to draw.
     pub samples: Vec<SampleRow>,
+    /// Rows whose entry in `tokens` is replaced by what the pass before draws; see
+    /// [`super::Device::feed`].
+    pub fed: Vec<FedRow>,
 }
 
 impl RaggedBatch {
@@ -144,6 +165,22 @@ impl RaggedBatch {
     #[must_use]
     pub fn full_rows(&self) -> usize {
         self.heads.iter().filter(|h| h.kind == HeadKind::Full).count()
+    }
+
+    /// Replaces the tokens of fed rows by what the pass before drew.
+    ///
+    /// # Panics
+    /// If a row is fed from a head that is no argmax.
+    pub(super) fn feed(&mut self, before: &Results) {
+        for fed in &self.fed {
+            self.tokens[fed.row] = match fed.drawn {
+                Drawn::Sample(index) => before.samples[index].id,
+                Drawn::Head(index) => match before.heads[index] {
+                    HeadResult::Argmax { id, .. } => id,
+                    ref other => panic!("a row fed from {other:?}"),
+                },
+            };
+        }
     }
 
     /// Page and slot of token `index` of `span`; `page_tokens` is a power of two.
@@ -232,6 +269,9 @@ impl RaggedBatch {
             if head.row >= rows || ids.iter().any(|id| id.index() >= vocab) {
                 return Err(format!("head {head:?} outside {rows} rows or {vocab} ids"));
             }
+        }
+        if let Some(fed) = self.fed.iter().find(|fed| fed.row >= rows) {
+            return Err(format!("row {} of {rows} is fed", fed.row));
         }
         match self.samples.iter().find(|s| s.logits_row >= self.full_rows()) {
             Some(s) => {

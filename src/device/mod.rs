@@ -23,7 +23,8 @@ pub mod reference;
 use crate::error::DeviceError;
 use crate::ids::Role;
 pub use batch::{
-    HeadKind, HeadResult, HeadRow, Mask, RaggedBatch, Results, RowGroup, SampleRow, Span,
+    Drawn, FedRow, HeadKind, HeadResult, HeadRow, Mask, RaggedBatch, Results, RowGroup, SampleRow,
+    Span,
 };
 pub use blocks::BlockType;
 
@@ -194,6 +195,9 @@ impl DeviceInfo {
     }
 }
 
+/// The most passes of one model between two read-back points.
+pub const CHAIN_MAX: usize = 8;
+
 /// A device. Operations take what they read by reference and what they write by `&mut`, so the
 /// compiler sees exclusive use at enqueue time; the stream orders the rest.
 ///
@@ -218,6 +222,11 @@ pub trait Device: Send + Sync + 'static {
     fn info(&self) -> DeviceInfo;
     /// How keys and values are stored.
     fn kv_type(&self) -> KvType;
+    /// How many tokens a decode best draws between two read-back points, at most [`CHAIN_MAX`]:
+    /// more than one where the way to the host costs more than the tokens beyond a decode's end.
+    fn run_ahead(&self) -> usize {
+        1
+    }
 
     /// Bytes the device keeps of a matrix: those of the file, unless it has to widen the type.
     fn matrix_bytes(&self, rows: usize, cols: usize, kind: BlockType) -> u64 {
@@ -269,7 +278,7 @@ pub trait Device: Send + Sync + 'static {
     /// Ends start-up: every later allocation is an error.
     fn seal(&self);
 
-    /// Uploads a batch. `batch` has been validated by [`RaggedBatch::validate`].
+    /// Uploads a batch; up to [`CHAIN_MAX`] between two read-back points. `batch` has been validated by [`RaggedBatch::validate`].
     ///
     /// # Errors
     /// On a device failure.
@@ -367,6 +376,17 @@ pub trait Device: Send + Sync + 'static {
         results: &mut Self::Results,
     ) -> Result<(), DeviceError>;
 
+    /// Gives the rows of `batch` that [`RaggedBatch::fed`] names the tokens that `before`, the pass
+    /// enqueued last, draws into `results`: passes then follow one another without the host. Both
+    /// passes were staged since the last read-back point.
+    fn feed(
+        &self,
+        stream: &Self::Stream,
+        before: &Self::Batch,
+        results: &Self::Results,
+        batch: &mut Self::Batch,
+    ) -> Result<(), DeviceError>;
+
     /// Lets everything enqueued so far run. A device that gathers a pass into one graph hands it
     /// over here; the host does not wait.
     fn submit(&self, _stream: &Self::Stream) -> Result<(), DeviceError> {
@@ -383,14 +403,15 @@ pub trait Device: Send + Sync + 'static {
         pool: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
-    /// Read-back point: waits for `stream` and returns what heads and samplers left, in the order
-    /// of [`RaggedBatch::heads`] and [`RaggedBatch::samples`].
+    /// Read-back point: waits for `stream` and returns what heads and samplers of each pass left, in
+    /// the order of [`RaggedBatch::heads`] and [`RaggedBatch::samples`]. `results[i]` is what the
+    /// pass of `batches[i]` wrote to.
     fn collect(
         &self,
         stream: &Self::Stream,
-        batch: &Self::Batch,
-        results: &mut Self::Results,
-    ) -> Result<Results, DeviceError>;
+        batches: &[Self::Batch],
+        results: &mut [Self::Results],
+    ) -> Result<Vec<Results>, DeviceError>;
 
     /// Read-back point for tests and traces: `count` elements from `start`, as f32 (an
     /// [`Element::KvByte`] buffer counts in KV elements).

@@ -1,13 +1,16 @@
 //! From tasks to a ragged batch, and from its results back to outcomes.
 //!
 //! For every task: how many rows it still has to feed, the rows a grant turns into, and what their
-//! results mean. A decode feeds what its model has not seen and draws from the last row. A scoring
-//! feeds the same rows and then its suffix, which attends to the branch's table and writes to its
-//! own. Read next: [`super::runner`].
+//! results mean. A decode feeds what its model has not seen and draws from the last row; further
+//! passes of a chain feed what the pass before drew, so a decode runs ahead of the host by some
+//! tokens, and those beyond its end are forgotten again ([`Live::forget_ahead`]). A scoring feeds the
+//! same rows and then its suffix, which attends to the branch's table and writes to its own. Read
+//! next: [`super::runner`].
 
 use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary, release_task};
 use crate::device::{
-    HeadKind, HeadResult, HeadRow, Mask, PageCopy, RaggedBatch, Results, RowGroup, SampleRow, Span,
+    Drawn, FedRow, HeadKind, HeadResult, HeadRow, Mask, PageCopy, RaggedBatch, Results, RowGroup,
+    SampleRow, Span,
 };
 use crate::error::RequestError;
 use crate::ids::{BranchId, Role, TokenId};
@@ -37,6 +40,7 @@ pub(super) struct Slot {
 }
 
 /// Which result finishes something.
+#[derive(Clone, Copy)]
 enum Read {
     Nothing,
     Argmax(usize),
@@ -51,12 +55,14 @@ impl Slot {
     }
 }
 
-/// A batch under construction.
-#[derive(Default)]
+/// A chain of passes under construction.
 pub(super) struct Assembly {
-    pub(super) batch: RaggedBatch,
+    /// Passes in order. Those after the first hold only decodes that run ahead.
+    pub(super) passes: Vec<(RaggedBatch, Vec<Slot>)>,
+    /// Page copies ahead of the first.
     pub(super) copies: Vec<PageCopy>,
-    pub(super) slots: Vec<Slot>,
+    /// Tokens a decode draws in the chain, at most.
+    run_ahead: usize,
 }
 
 /// The first `prompt + tail` index a task has to feed, given what the model has seen, and the index
@@ -107,6 +113,20 @@ fn is_plain_greedy(task: &DecodeTask) -> bool {
 }
 
 impl Assembly {
+    /// An empty chain in which a decode draws up to `run_ahead` tokens.
+    pub(super) fn new(run_ahead: usize) -> Self {
+        Self { passes: vec![Default::default()], copies: vec![], run_ahead }
+    }
+
+    /// Rows of all passes.
+    pub(super) fn rows(&self) -> usize {
+        self.passes.iter().map(|(batch, _)| batch.rows()).sum()
+    }
+
+    fn batch(&mut self, pass: usize) -> &mut RaggedBatch {
+        &mut self.passes[pass].0
+    }
+
     /// Adds `rows` rows of the task in flight on `at`.
     pub(super) fn add(
         &mut self,
@@ -122,13 +142,13 @@ impl Assembly {
         let feed = span_to_feed(live, pool, seq, at);
         let fed = feed.start..feed.start + rows.min(feed.len());
         pool.truncate(seq, feed.start);
-        let first_row = self.batch.rows();
+        let first_row = self.batch(0).rows();
         let tokens: Vec<TokenId> = fed
             .clone()
             .map(|i| live.token(vocabulary, role, branch, i))
             .collect::<Result<_, _>>()?;
         if !tokens.is_empty() {
-            self.push_group(pool, seq, None, &tokens, feed.start)?;
+            self.push_group(0, pool, (seq, None), &tokens, feed.start)?;
         }
         let logprobs = self.logprob_heads(live, vocabulary, at, first_row, &fed)?;
         let prompt = live.prompts[role.index()].len();
@@ -147,7 +167,9 @@ impl Assembly {
             Task::Decode(task) => {
                 slot.phase = task.decode.phase;
                 if fed.end == feed.end {
-                    slot.read = self.draw(live, task, at, self.batch.rows() - 1);
+                    let row = self.batch(0).rows() - 1;
+                    slot.read = self.draw(0, live, task, at, row);
+                    return self.add_ahead(slot, live, task, at, pool, seq);
                 }
             }
             Task::Score(task) => {
@@ -158,49 +180,93 @@ impl Assembly {
                         .iter()
                         .map(|id| vocabulary.to_model(role, *id))
                         .collect::<Result<_, _>>()?;
-                    self.push_group(pool, task.scratch, Some(seq), &ids, feed.end + done)?;
+                    let tables = (task.scratch, Some(seq));
+                    self.push_group(0, pool, tables, &ids, feed.end + done)?;
                 }
                 if done + suffix.len() == task.score.suffix.len() {
                     let labels = task.score.labels.iter();
                     let labels: Vec<TokenId> = labels
                         .map(|id| vocabulary.to_model(role, *id))
                         .collect::<Result<_, _>>()?;
-                    slot.read = Read::Labels(self.batch.heads.len());
-                    let row = self.batch.rows() - 1;
-                    self.batch.heads.push(HeadRow { row, kind: HeadKind::Labels(labels) });
+                    let batch = self.batch(0);
+                    slot.read = Read::Labels(batch.heads.len());
+                    let row = batch.rows() - 1;
+                    batch.heads.push(HeadRow { row, kind: HeadKind::Labels(labels) });
                 }
             }
             Task::Span { .. } => {}
         }
-        self.slots.push(slot);
+        self.passes[0].1.push(slot);
         Ok(())
     }
 
-    /// Appends rows that write to `seq` and see all of `prefix` first.
-    fn push_group(
+    /// Adds the slot of a decode that draws, and the rows of later passes by which it runs ahead.
+    fn add_ahead(
         &mut self,
+        mut slot: Slot,
+        live: &Live,
+        task: &DecodeTask,
+        at: (Role, BranchId),
         pool: &mut Pool,
         seq: SeqId,
-        prefix: Option<SeqId>,
+    ) -> Result<(), RequestError> {
+        let (role, branch) = at;
+        let len = live.branches[&branch].ids.len();
+        // Penalties look at tokens only the host will know.
+        let known = task.decode.sampling.needs_history();
+        let limit = (task.decode.until.limit as usize).saturating_sub(len - task.start as usize);
+        let most = if known { 1 } else { self.run_ahead };
+        let draws = most.min(limit).min(live.tail_max - len).max(1);
+        let position = live.total(role, branch);
+        for pass in 1..draws {
+            let drawn = match slot.read {
+                Read::Argmax(head) => Drawn::Head(head),
+                Read::Sample(sample) => Drawn::Sample(sample),
+                Read::Nothing | Read::Labels(_) => unreachable!("a decode that draws"),
+            };
+            let next = Slot { rows: 1, prompt_rows: 0, logprobs: 0..0, ..slot };
+            self.passes[pass - 1].1.push(slot);
+            slot = next;
+            if self.passes.len() == pass {
+                self.passes.push(Default::default());
+            }
+            let row = self.batch(pass).rows();
+            self.push_group(pass, pool, (seq, None), &[TokenId(0)], position + pass - 1)?;
+            self.batch(pass).fed.push(FedRow { row, drawn });
+            slot.read = self.draw(pass, live, task, at, row);
+        }
+        self.passes[draws - 1].1.push(slot);
+        Ok(())
+    }
+
+    /// Appends rows that write to the first of `tables` and see all of the second before that.
+    fn push_group(
+        &mut self,
+        pass: usize,
+        pool: &mut Pool,
+        tables: (SeqId, Option<SeqId>),
         tokens: &[TokenId],
         position: usize,
     ) -> Result<(), RequestError> {
+        let (seq, prefix) = tables;
         let own_len = pool.len(seq);
-        self.copies.extend(pool.append(seq, tokens.len())?.copy);
-        let prefix = prefix.map_or(Span::default(), |p| self.span(pool, p, pool.len(p)));
-        let own = self.span(pool, seq, own_len);
-        let first = self.batch.rows();
-        self.batch.tokens.extend_from_slice(tokens);
-        self.batch.positions.extend((position..position + tokens.len()).map(|p| p as u32));
+        let copy = pool.append(seq, tokens.len())?.copy;
+        assert!(pass == 0 || copy.is_none(), "the first pass of a chain makes the page its own");
+        self.copies.extend(copy);
+        let batch = self.batch(pass);
+        let mut span = |seq: SeqId, len: usize| {
+            let start = batch.pages.len();
+            batch.pages.extend_from_slice(pool.table(seq));
+            Span { pages: start..batch.pages.len(), len }
+        };
+        let prefix = prefix.map_or(Span::default(), |p| span(p, pool.len(p)));
+        let own = span(seq, own_len);
+        let first = batch.rows();
+        batch.tokens.extend_from_slice(tokens);
+        batch.positions.extend((position..position + tokens.len()).map(|p| p as u32));
         let rows = first..first + tokens.len();
-        self.batch.groups.push(RowGroup { rows, prefix, own, mask: Mask::Causal });
+        batch.groups.push(RowGroup { rows, prefix, own, mask: Mask::Causal });
         Ok(())
-    }
-
-    fn span(&mut self, pool: &Pool, seq: SeqId, len: usize) -> Span {
-        let start = self.batch.pages.len();
-        self.batch.pages.extend_from_slice(pool.table(seq));
-        Span { pages: start..self.batch.pages.len(), len }
     }
 
     /// Heads for the log-probabilities that rows `fed` can tell: row `i` tells token `i + 1`.
@@ -224,20 +290,30 @@ impl Assembly {
             }
             _ => 0..0,
         };
-        let first_head = self.batch.heads.len();
+        let batch = self.batch(0);
+        let first_head = batch.heads.len();
         for i in fed.clone().filter(|i| tokens.contains(&(i + 1))) {
             let id = live.token(vocabulary, role, branch, i + 1)?;
             let row = first_row + i - fed.start;
-            self.batch.heads.push(HeadRow { row, kind: HeadKind::LogProb(id) });
+            batch.heads.push(HeadRow { row, kind: HeadKind::LogProb(id) });
         }
-        Ok(first_head..self.batch.heads.len())
+        Ok(first_head..batch.heads.len())
     }
 
-    fn draw(&mut self, live: &Live, task: &DecodeTask, at: (Role, BranchId), row: usize) -> Read {
+    /// Draws a token from `row` of a pass.
+    fn draw(
+        &mut self,
+        pass: usize,
+        live: &Live,
+        task: &DecodeTask,
+        at: (Role, BranchId),
+        row: usize,
+    ) -> Read {
         let (role, branch) = at;
+        let batch = self.batch(pass);
         if is_plain_greedy(task) {
-            self.batch.heads.push(HeadRow { row, kind: HeadKind::Argmax });
-            return Read::Argmax(self.batch.heads.len() - 1);
+            batch.heads.push(HeadRow { row, kind: HeadKind::Argmax });
+            return Read::Argmax(batch.heads.len() - 1);
         }
         let tail = &live.branches[&branch].ids;
         let params = (*task.decode.sampling).clone();
@@ -249,14 +325,14 @@ impl Assembly {
         let key = Key {
             seed: params.seed,
             branch,
-            position: tail.len() as u32,
+            position: (tail.len() + pass) as u32,
             role,
             purpose: Purpose::Draw,
         };
-        let logits_row = self.batch.full_rows();
-        self.batch.heads.push(HeadRow { row, kind: HeadKind::Full });
-        self.batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
-        Read::Sample(self.batch.samples.len() - 1)
+        let logits_row = batch.full_rows();
+        batch.heads.push(HeadRow { row, kind: HeadKind::Full });
+        batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
+        Read::Sample(batch.samples.len() - 1)
     }
 }
 
@@ -281,11 +357,11 @@ pub(super) fn read(
             let HeadResult::Argmax { id, .. } = results.heads[*i] else {
                 unreachable!("an argmax head returned something else")
             };
-            drawn(live, role, branch, id, None, vocabulary)
+            drawn(live, pool, (role, branch), id, None, vocabulary)
         }
         (Task::Decode(_), Read::Sample(i)) => {
             let sampled = &results.samples[*i];
-            drawn(live, role, branch, sampled.id, Some(sampled), vocabulary)
+            drawn(live, pool, (role, branch), sampled.id, Some(sampled), vocabulary)
         }
         (Task::Score(task), read) => {
             task.logprobs.extend(new);
@@ -314,13 +390,14 @@ pub(super) fn read(
 /// Appends a drawn token and says whether the decode ends with it.
 fn drawn(
     live: &mut Live,
-    role: Role,
-    branch: BranchId,
-    id: TokenId,
+    pool: &mut Pool,
+    at: (Role, BranchId),
+    own_id: TokenId,
     sampled: Option<&Sampled>,
     vocabulary: &Vocabulary,
 ) -> Result<Option<Outcome>, RequestError> {
-    let id = vocabulary.read_from(role, id)?;
+    let (role, branch) = at;
+    let id = vocabulary.read_from(role, own_id)?;
     live.append(branch, &[id], role.into(), vocabulary);
     let tail_max = live.tail_max;
     let tail = live.branches.get_mut(&branch).expect("live branch");
@@ -338,10 +415,17 @@ fn drawn(
     }
     let cause = stop_cause(task, id, sampled, len, vocabulary)
         .or_else(|| (len >= tail_max).then_some(StopCause::Context));
-    let Some(stop) = cause else { return Ok(None) };
+    let Some(stop) = cause else {
+        // Two ids of a model may be one id of the tail. What the model sees is the tail's.
+        if vocabulary.to_model(role, id)? != own_id {
+            live.forget_ahead(pool, at, 1);
+        }
+        return Ok(None);
+    };
     let range = task.start..len as u32;
     let stats = std::mem::take(&mut task.stats);
     tail.tasks[role.index()] = None;
+    live.forget_ahead(pool, at, 0);
     Ok(Some(Outcome::Decoded { branch, role, range, stop, stats }))
 }
 

@@ -311,6 +311,18 @@ impl Live {
         branch.tasks[role.index()].as_ref().map(|_| branch.serials[role.index()])
     }
 
+    /// Forgets what passes beyond the tail fed, and but for `less` tokens of the tail all it knows of
+    /// it; results still to come of these passes reach nobody.
+    pub(super) fn forget_ahead(&mut self, pool: &mut Pool, at: (Role, BranchId), less: usize) {
+        let (role, branch) = at;
+        let known = self.total(role, branch) - less;
+        let branch = self.branch(branch);
+        branch.serials[role.index()] += 1;
+        if let Some(seq) = branch.kv[role.index()] {
+            pool.truncate(seq, pool.len(seq).min(known));
+        }
+    }
+
     /// Ends what is in flight on a branch whose tail is about to change under it.
     fn cancel_tasks(
         &mut self,
@@ -321,6 +333,7 @@ impl Live {
         for role in Role::ALL {
             if let Some(task) = self.branch(branch).tasks[role.index()].take() {
                 release_task(pool, &task);
+                self.forget_ahead(pool, (role, branch), 0);
                 outcomes.push_back(Outcome::Cancelled { branch, role });
             }
         }
@@ -372,6 +385,9 @@ impl Live {
         let id = BranchId(self.next_branch);
         self.next_branch += 1;
         self.branches.insert(id, copy);
+        for role in Role::ALL {
+            self.forget_ahead(pool, (role, id), 0);
+        }
         id
     }
 
@@ -390,6 +406,7 @@ impl Live {
             else {
                 continue;
             };
+            self.forget_ahead(pool, (role, BranchId::ROOT), 0);
             let ids: Result<Vec<_>, _> = (0..pool.len(seq))
                 .map(|i| self.token(vocabulary, role, BranchId::ROOT, i))
                 .collect();

@@ -29,17 +29,20 @@ pub(super) struct Runner<D: Device> {
     pub(super) vocabulary: Vocabulary,
     pub(super) inbox: Receiver<Submission>,
     pub(super) sequences_max: usize,
+    /// Tokens a decode draws between two looks of the host, at most.
+    pub(super) run_ahead: usize,
     pub(super) waiting: VecDeque<Submission>,
     pub(super) live: Vec<Live>,
     /// Why nothing can run any more.
     pub(super) lost: Option<String>,
 }
 
-/// One model's pass of an engine step.
+/// One model's passes of an engine step.
 struct Pass<D: Device> {
     role: Role,
     in_flight: InFlight<D>,
-    slots: Vec<Slot>,
+    /// Of each pass of the chain.
+    slots: Vec<Vec<Slot>>,
     rows: usize,
     launch_ms: f64,
 }
@@ -117,7 +120,7 @@ impl<D: Device> Runner<D> {
             let budget = Budget { rows: limits.rows, full_rows: limits.full_rows };
             let work: Vec<_> = tasks.iter().map(|t| t.2).collect();
             let grants = schedule::plan(&work, budget);
-            let mut assembly = Assembly::default();
+            let mut assembly = Assembly::new(self.run_ahead);
             for ((index, branch, _), rows) in tasks.into_iter().zip(grants) {
                 let live = &mut self.live[index];
                 if rows == 0 || live.finished.is_some() {
@@ -129,14 +132,15 @@ impl<D: Device> Runner<D> {
                     live.finished = Some(Err(error));
                 }
             }
-            let Assembly { batch, copies, slots } = assembly;
-            if batch.rows() == 0 {
+            let rows = assembly.rows();
+            if rows == 0 {
                 continue;
             }
-            let rows = batch.rows();
+            let Assembly { passes: chain, copies, .. } = assembly;
+            let (chain, slots): (Vec<_>, Vec<_>) = chain.into_iter().unzip();
             let launched = model
                 .copy_pages(&self.device, &copies, &mut self.pages)
-                .and_then(|()| model.launch(&self.device, &mut self.pages, batch));
+                .and_then(|()| model.launch(&self.device, &mut self.pages, chain));
             match launched {
                 Ok(in_flight) => {
                     let launch_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -156,18 +160,21 @@ impl<D: Device> Runner<D> {
             Err(error) => return self.fail(&pass.slots, &error),
         };
         let ms = pass.launch_ms + started.elapsed().as_secs_f64() * 1e3;
-        for slot in &pass.slots {
-            let report = &mut self.live[slot.live].report;
-            for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
-                report.add_cost(phase, ms * rows as f64 / pass.rows as f64, rows as u32);
+        for (slots, results) in pass.slots.iter().zip(&results) {
+            for slot in slots {
+                let report = &mut self.live[slot.live].report;
+                for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
+                    report.add_cost(phase, ms * rows as f64 / pass.rows as f64, rows as u32);
+                }
+                self.deliver(slot, pass.role, results);
             }
-            self.deliver(slot, pass.role, &results);
         }
     }
 
     fn deliver(&mut self, slot: &Slot, role: Role, results: &Results) {
         let live = &mut self.live[slot.live];
-        // A policy's answer to the other model's pass may have ended the task meanwhile.
+        // The task may have ended meanwhile: with a token of an earlier pass of the chain, or by a
+        // policy's answer to the other model's pass.
         let active = live.serial(role, slot.branch) == Some(slot.serial);
         if live.finished.is_some() || !active {
             return;
@@ -193,11 +200,11 @@ impl<D: Device> Runner<D> {
     }
 
     /// Ends every request that took part in a failed pass.
-    fn fail(&mut self, slots: &[Slot], error: &DeviceError) {
+    fn fail(&mut self, slots: &[Vec<Slot>], error: &DeviceError) {
         if let DeviceError::Lost(why) = error {
             self.lost = Some(why.clone());
         }
-        for slot in slots {
+        for slot in slots.iter().flatten() {
             let again = || match error {
                 DeviceError::NonFinite { model, layer, token } => DeviceError::NonFinite {
                     model: model.clone(),

@@ -11,7 +11,7 @@ use crate::device::cpu::{CpuDevice, CpuOptions};
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::device::reference::ReferenceDevice;
-use crate::device::{Device, Element, KvType};
+use crate::device::{CHAIN_MAX, Device, Element, KvType};
 use crate::error::{DeviceError, EngineError, LoadError};
 use crate::ids::{Role, TokenId};
 use crate::kv::{ModelKv, Pool};
@@ -81,6 +81,9 @@ pub struct EngineOptions {
     pub sequences_max: usize,
     /// Rows of one pass.
     pub batch_rows_max: usize,
+    /// Tokens a decode draws between two looks of the host, 1 to [`CHAIN_MAX`]; those beyond a
+    /// decode's end are thrown away. No token depends on it. Without it the device's choice.
+    pub run_ahead: Option<usize>,
     /// Hears how loading proceeds.
     pub progress: Option<Box<dyn FnMut(LoadProgress)>>,
 }
@@ -99,6 +102,7 @@ impl EngineOptions {
             kv_cache_memory_bytes: None,
             sequences_max: config::SEQUENCES_MAX,
             batch_rows_max: config::BATCH_ROWS_MAX,
+            run_ahead: None,
             progress: None,
         }
     }
@@ -200,6 +204,13 @@ fn launch<D: Device>(
     opened: Opened,
 ) -> Result<Engine, EngineError> {
     let max_model_len = context(&options, &opened)?;
+    let run_ahead = options.run_ahead.unwrap_or_else(|| device.run_ahead());
+    if !(1..=CHAIN_MAX).contains(&run_ahead) {
+        return Err(EngineError::Invalid {
+            field: "run-ahead",
+            reason: format!("expected 1 to {CHAIN_MAX} tokens, got {run_ahead}"),
+        });
+    }
     let info = device.info();
     let limits = PassLimits {
         rows: options.batch_rows_max,
@@ -263,6 +274,7 @@ fn launch<D: Device>(
         vocabulary: Vocabulary { tokenizer: prepared.tokenizer().clone(), map: opened.map },
         inbox: receiver,
         sequences_max: options.sequences_max,
+        run_ahead,
         waiting: VecDeque::new(),
         live: vec![],
         lost: None,

@@ -1,13 +1,13 @@
 //! One forward pass: a ragged batch in, wanted results out.
 //!
-//! [`Model::launch`] enqueues a pass on the model's own stream and returns at once on an
-//! asynchronous device; [`Model::collect`] waits. The engine launches both models before it
+//! [`Model::launch`] enqueues a pass, or a chain of them, on the model's own stream and returns at
+//! once on an asynchronous device; [`Model::collect`] waits. The engine launches both models before it
 //! collects either. Invariant: after [`Model::new`] a pass takes no memory from the device.
 
 use super::architecture::Architecture;
 use super::weights::Weights;
 pub use crate::device::PassLimits;
-use crate::device::{Device, Element, PageCopy, RaggedBatch, Results, Shape};
+use crate::device::{CHAIN_MAX, Device, Element, PageCopy, RaggedBatch, Results, Shape};
 use crate::error::DeviceError;
 use crate::ids::Role;
 use crate::kv::PoolLayout;
@@ -20,7 +20,8 @@ struct Workspace<D: Device> {
     attended: D::Buffer,
     act: D::Buffer,
     logits: D::Buffer,
-    results: D::Results,
+    /// One a pass of a chain.
+    results: Vec<D::Results>,
 }
 
 /// A model on a device, with its stream and workspace.
@@ -36,11 +37,11 @@ pub struct Model<D: Device> {
     workspace: Workspace<D>,
 }
 
-/// A pass that was launched and not yet collected.
+/// A chain of passes that was launched and not yet collected.
 pub struct InFlight<D: Device> {
-    batch: D::Batch,
-    /// Positions of the rows, for the error path.
-    positions: Vec<u32>,
+    batches: Vec<D::Batch>,
+    /// Positions of the rows of each, for the error path.
+    positions: Vec<Vec<u32>>,
 }
 
 impl<D: Device> Model<D> {
@@ -76,7 +77,7 @@ impl<D: Device> Model<D> {
                 Element::Logit,
                 &format!("logits of {name}"),
             )?,
-            results: device.results(&limits)?,
+            results: (0..CHAIN_MAX).map(|_| device.results(&limits)).collect::<Result<_, _>>()?,
         };
         let rope = device.vector(&rope_table(a, limits.positions))?;
         let stream = device.stream(role, &shape, &limits)?;
@@ -120,40 +121,64 @@ impl<D: Device> Model<D> {
         device.copy_pages(&self.stream, &self.shape, copies, pool)
     }
 
-    /// Enqueues a pass.
+    /// Enqueues passes that follow one another without the host: rows of each may be fed by the one
+    /// before.
     ///
     /// # Errors
     /// On a device failure.
     ///
     /// # Panics
-    /// If the batch contradicts itself or exceeds the limits: the engine built it wrongly.
+    /// If a batch contradicts itself or exceeds the limits, or there are more than [`CHAIN_MAX`]:
+    /// the engine built them wrongly.
     pub fn launch(
         &mut self,
         device: &D,
         pool: &mut D::Buffer,
-        batch: RaggedBatch,
+        chain: Vec<RaggedBatch>,
     ) -> Result<InFlight<D>, DeviceError> {
+        assert!(chain.len() <= CHAIN_MAX, "{} passes in a chain", chain.len());
+        let mut flight = InFlight { batches: vec![], positions: vec![] };
+        for batch in chain {
+            flight.positions.push(batch.positions.clone());
+            let staged = self.enqueue(device, pool, batch, &flight.batches)?;
+            flight.batches.push(staged);
+        }
+        device.submit(&self.stream)?;
+        Ok(flight)
+    }
+
+    /// Enqueues one pass behind those `before`.
+    fn enqueue(
+        &mut self,
+        device: &D,
+        pool: &mut D::Buffer,
+        batch: RaggedBatch,
+        before: &[D::Batch],
+    ) -> Result<D::Batch, DeviceError> {
         let (limits, page_tokens) = (self.limits, self.shape.page_tokens);
         if let Err(what) = batch.validate(self.architecture.vocab, page_tokens, limits.positions) {
             panic!("malformed batch for {}: {what}", self.name);
         }
         assert!(batch.rows() <= limits.rows && batch.full_rows() <= limits.full_rows);
-        let positions = batch.positions.clone();
-        let batch = device.stage(&self.stream, batch)?;
-        device.embed(&self.stream, self.weights.embed(), &batch, &mut self.workspace.hidden)?;
+        assert!(batch.fed.is_empty() || !before.is_empty(), "no pass before the first");
+        let mut batch = device.stage(&self.stream, batch)?;
+        let w = &mut self.workspace;
+        if let Some(last) = before.last() {
+            device.feed(&self.stream, last, &w.results[before.len() - 1], &mut batch)?;
+        }
+        device.embed(&self.stream, self.weights.embed(), &batch, &mut w.hidden)?;
         for layer in 0..self.shape.layers {
             self.layer(device, layer, &batch, pool)?;
         }
         let w = &mut self.workspace;
         let head = self.weights.head();
-        let (stream, shape) = (&self.stream, &self.shape);
-        device.head(stream, shape, &head, &batch, &w.hidden, &mut w.logits, &mut w.results)?;
-        device.sample(stream, &batch, &w.logits, &mut w.results)?;
-        device.submit(stream)?;
-        Ok(InFlight { batch, positions })
+        let (stream, shape, results) = (&self.stream, &self.shape, &mut w.results[before.len()]);
+        device.head(stream, shape, &head, &batch, &w.hidden, &mut w.logits, results)?;
+        device.sample(stream, &batch, &w.logits, results)?;
+        Ok(batch)
     }
 
-    /// Waits for a pass.
+    /// Waits for a chain; the results of each of its passes.
     ///
     /// # Errors
     /// On a device failure, or [`DeviceError::NonFinite`] naming layer and token.
@@ -161,12 +186,14 @@ impl<D: Device> Model<D> {
         &mut self,
         device: &D,
         pool: &mut D::Buffer,
-        pass: &InFlight<D>,
-    ) -> Result<Results, DeviceError> {
-        let results = device.collect(&self.stream, &pass.batch, &mut self.workspace.results)?;
-        match results.non_finite_row {
+        flight: &InFlight<D>,
+    ) -> Result<Vec<Results>, DeviceError> {
+        let results = &mut self.workspace.results[..flight.batches.len()];
+        let results = device.collect(&self.stream, &flight.batches, results)?;
+        let bad = results.iter().enumerate().find_map(|(i, r)| Some((i, r.non_finite_row?)));
+        match bad {
             None => Ok(results),
-            Some(row) => Err(self.locate_non_finite(device, pool, pass, row)?),
+            Some((pass, row)) => Err(self.locate_non_finite(device, pool, flight, pass, row)?),
         }
     }
 
@@ -211,37 +238,34 @@ impl<D: Device> Model<D> {
         &mut self,
         device: &D,
         pool: &mut D::Buffer,
-        pass: &InFlight<D>,
+        flight: &InFlight<D>,
+        pass: usize,
         head_row: usize,
     ) -> Result<DeviceError, DeviceError> {
-        let (rows, width) = (pass.positions.len(), self.shape.hidden);
+        let (batch, positions) = (&flight.batches[pass], &flight.positions[pass]);
+        let (rows, width) = (positions.len(), self.shape.hidden);
         let error = |layer: String, row: usize| DeviceError::NonFinite {
             model: self.name.clone(),
             layer,
-            token: pass.positions[row],
+            token: positions[row],
         };
-        device.embed(
-            &self.stream,
-            self.weights.embed(),
-            &pass.batch,
-            &mut self.workspace.hidden,
-        )?;
+        device.embed(&self.stream, self.weights.embed(), batch, &mut self.workspace.hidden)?;
         let found = device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
         if let Some(row) = found {
             return Ok(error("embedding".into(), row));
         }
         for layer in 0..self.shape.layers {
-            self.layer(device, layer, &pass.batch, pool)?;
+            self.layer(device, layer, batch, pool)?;
             let found =
                 device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
             if let Some(row) = found {
                 let model = self.name.clone();
-                let token = pass.positions[row];
+                let token = positions[row];
                 return Ok(DeviceError::NonFinite { model, layer: layer.to_string(), token });
             }
         }
         let model = self.name.clone();
-        Ok(DeviceError::NonFinite { model, layer: "head".into(), token: pass.positions[head_row] })
+        Ok(DeviceError::NonFinite { model, layer: "head".into(), token: positions[head_row] })
     }
 }
 

@@ -97,10 +97,10 @@ impl<D: Device> Solo<D> {
             groups: vec![group],
             pages,
             heads,
-            samples: vec![],
+            ..RaggedBatch::default()
         };
-        let pass = self.model.launch(&self.device, &mut self.pages, batch)?;
-        Ok(self.model.collect(&self.device, &mut self.pages, &pass)?)
+        let pass = self.model.launch(&self.device, &mut self.pages, vec![batch])?;
+        Ok(self.model.collect(&self.device, &mut self.pages, &pass)?.remove(0))
     }
 
     /// Feeds `ids` in one pass and returns the most likely token after them.

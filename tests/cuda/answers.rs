@@ -30,10 +30,11 @@ fn questions(n: usize) -> Vec<String> {
     PROBLEMS.lines().take(n).map(question).collect()
 }
 
-fn engine(device: DeviceChoice, cuda: CudaOptions) -> Engine {
+fn engine(device: DeviceChoice, cuda: CudaOptions, run_ahead: Option<usize>) -> Engine {
     let options = EngineOptions {
         device,
         cuda,
+        run_ahead,
         max_model_len: Some(512),
         ..EngineOptions::new(Pair::tiny())
     };
@@ -95,8 +96,8 @@ fn answers_are_those_of_the_cpu_up_to_near_ties() {
     }
     // Some ten seconds each; `FORERUN_FULL=1` asks them under every policy.
     let questions = questions(20);
-    let cpu = engine(DeviceChoice::Cpu, CudaOptions::default());
-    let cuda = engine(DeviceChoice::Cuda, options());
+    let cpu = engine(DeviceChoice::Cpu, CudaOptions::default(), None);
+    let cuda = engine(DeviceChoice::Cuda, options(), None);
     let policies = [PolicyKind::SpecReason, PolicyKind::Base, PolicyKind::Draft];
     for policy in policies.into_iter().take(if full() { 3 } else { 1 }) {
         let want = answers(&cpu, &questions, policy);
@@ -109,17 +110,18 @@ fn answers_are_those_of_the_cpu_up_to_near_ties() {
 }
 
 #[test]
-fn graphs_overlap_and_virtual_architecture_change_no_token() {
+fn graphs_overlap_run_ahead_and_virtual_architecture_change_no_token() {
     if !kernels() {
         return;
     }
     let questions = questions(if full() { 20 } else { 1 });
-    let ids = |cuda: CudaOptions| -> Vec<Vec<TokenId>> {
-        let engine = engine(DeviceChoice::Cuda, cuda);
+    let ids = |cuda: CudaOptions, run_ahead: Option<usize>| -> Vec<Vec<TokenId>> {
+        let engine = engine(DeviceChoice::Cuda, cuda, run_ahead);
         let replies = answers(&engine, &questions, PolicyKind::SpecReason);
         replies.into_iter().map(|reply| reply.ids).collect()
     };
-    let want = ids(options());
+    let want = ids(options(), None);
+    assert_eq!(ids(options(), Some(1)), want, "one token at a time");
     for (what, cuda) in [
         ("without graphs", CudaOptions { graphs: false, ..options() }),
         ("one pass at a time", CudaOptions { overlap: Overlap::Off, ..options() }),
@@ -127,7 +129,7 @@ fn graphs_overlap_and_virtual_architecture_change_no_token() {
         ("as compute_80", CudaOptions { image: Some("compute_80".into()), ..options() }),
         ("as compute_90", CudaOptions { image: Some("compute_90".into()), ..options() }),
     ] {
-        assert_eq!(ids(cuda), want, "{what}");
+        assert_eq!(ids(cuda, None), want, "{what}");
     }
 }
 

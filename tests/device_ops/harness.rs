@@ -286,7 +286,8 @@ impl<D: Device> Buffers<D> {
         let head = HeadWeights { norm: &model.norm, matrix: &model.head };
         device.head(stream, shape, &head, &batch, hidden, logits, results).unwrap();
         device.sample(stream, &batch, logits, results).unwrap();
-        device.collect(stream, &batch, results).unwrap()
+        let results = std::slice::from_mut(results);
+        device.collect(stream, &[batch], results).unwrap().remove(0)
     }
 
     /// Hidden states of the last pass as bits, one vector per row.

@@ -30,7 +30,8 @@ fn headed<D: Device>(device: &D, spec: &Spec, batch: &RaggedBatch) -> Headed {
     let staged = device.stage(stream, batch.clone()).unwrap();
     device.head(stream, &spec.shape, &weights, &staged, hidden, logits, results).unwrap();
     device.sample(stream, &staged, logits, results).unwrap();
-    let found = device.collect(stream, &staged, results).unwrap();
+    let results = std::slice::from_mut(results);
+    let found = device.collect(stream, &[staged], results).unwrap().remove(0);
     assert_eq!(found.non_finite_row, None);
     let logits = device.read(stream, logits, 0, batch.full_rows() * spec.shape.vocab).unwrap();
     Headed { heads: found.heads, samples: found.samples, logits }

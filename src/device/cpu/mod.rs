@@ -429,13 +429,24 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn feed(
+        &self,
+        _stream: &CpuStream,
+        _before: &RaggedBatch,
+        results: &CpuResults,
+        batch: &mut RaggedBatch,
+    ) -> Result<(), DeviceError> {
+        batch.feed(&results.found);
+        Ok(())
+    }
+
     fn collect(
         &self,
         _stream: &CpuStream,
-        _batch: &RaggedBatch,
-        results: &mut CpuResults,
-    ) -> Result<Results, DeviceError> {
-        Ok(std::mem::take(&mut results.found))
+        _batches: &[RaggedBatch],
+        results: &mut [CpuResults],
+    ) -> Result<Vec<Results>, DeviceError> {
+        Ok(results.iter_mut().map(|r| std::mem::take(&mut r.found)).collect())
     }
 
     fn read(

@@ -75,7 +75,8 @@ pub(crate) struct Counts {
     pub(crate) vocab_heads: i32,
     pub(crate) label_heads: i32,
     pub(crate) samples: i32,
-    pub(crate) reserved: [i32; 3],
+    pub(crate) fed: i32,
+    pub(crate) reserved: [i32; 2],
 }
 
 /// Pointers to the staged blob; the same for every pass of a stream.

@@ -26,13 +26,13 @@ mod staging;
 mod stream;
 
 use super::{
-    BlockType, Device, DeviceInfo, Element, GateUpWeights, HeadWeights, KvType, Linear, MatrixView,
-    PageCopy, PassLimits, QkvWeights, RaggedBatch, Results, Shape,
+    BlockType, CHAIN_MAX, Device, DeviceInfo, Element, GateUpWeights, HeadWeights, KvType, Linear,
+    MatrixView, PageCopy, PassLimits, QkvWeights, RaggedBatch, Results, Shape,
 };
 use crate::error::DeviceError;
 use crate::ids::Role;
 use arena::Arena;
-use driver::{Context, Pinned, Queue};
+use driver::{Context, Queue};
 use green::Partition;
 use half::bf16;
 use launch::Launch;
@@ -41,6 +41,7 @@ use modules::Modules;
 use ops::attention::{AttentionBuffers, AttentionOp};
 use ops::copy::{self, CopyEntry};
 use ops::embed::{EmbedParams, embed};
+use ops::feed::feed;
 use ops::gate_up::{GateUpParams, gate_up};
 use ops::head::{self, HeadParams};
 use ops::labels::{LabelsParams, labels};
@@ -58,10 +59,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 pub use stream::Overlap;
-use stream::{LISTS_BYTES, LastPass, Stream};
+use stream::{LISTS_BYTES, LastPass, Stream, StreamMemory};
 
-/// Bytes of a stream's staged batch: rows, page tables and sampling histories of the largest pass.
-const BLOB_BYTES: usize = 4 << 20;
+/// Bytes of a stream's staged batches between two waits: rows, page tables and sampling histories.
+const BLOB_BYTES: usize = 16 << 20;
 /// Partial attention states of a pass (one row, one split of the keys, all heads).
 const PARTIALS_MAX: usize = 1024;
 /// Page copies one launch makes.
@@ -125,12 +126,6 @@ struct Scratch {
     cuts: Address,
     /// One integer.
     found: Address,
-}
-
-/// Room for what heads and samplers leave, on the device and on the host.
-pub struct CudaResults {
-    address: Address,
-    host: Pinned,
 }
 
 /// Whether this program was built with kernels.
@@ -224,7 +219,8 @@ impl Device for CudaDevice {
     type Vector = CudaVector;
     type Stream = CudaStream;
     type Batch = CudaBatch;
-    type Results = CudaResults;
+    // A stream owns the room for results: one copy brings those of a chain of passes.
+    type Results = ();
 
     fn info(&self) -> DeviceInfo {
         let properties = &self.0.context.properties;
@@ -238,6 +234,10 @@ impl Device for CudaDevice {
 
     fn kv_type(&self) -> KvType {
         KvType::Bf16
+    }
+
+    fn run_ahead(&self) -> usize {
+        4
     }
 
     fn matrix_bytes(&self, rows: usize, cols: usize, kind: BlockType) -> u64 {
@@ -257,7 +257,7 @@ impl Device for CudaDevice {
             + LISTS_BYTES
             + bucket(limits.full_rows) * SCRATCH_BYTES
             + bucket(limits.full_rows) * size_of::<Cut>()
-            + results_bytes(limits);
+            + CHAIN_MAX * results_bytes(limits);
         bytes as u64
     }
 
@@ -289,12 +289,8 @@ impl Device for CudaDevice {
         Ok(CudaVector(address))
     }
 
-    fn results(&self, limits: &PassLimits) -> Result<CudaResults, DeviceError> {
-        let bytes = results_bytes(limits);
-        let address = self.0.arena.take(bytes, "results")?;
-        // Results are laid out in classes of sizes; what lies between them is copied, never read.
-        arena::zero_now(address, bytes)?;
-        Ok(CudaResults { address, host: Pinned::new(&self.0.context, bytes)? })
+    fn results(&self, _limits: &PassLimits) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     fn stream(
@@ -323,16 +319,20 @@ impl Device for CudaDevice {
             cuts: take(bucket(limits.full_rows) * size_of::<Cut>(), "sampling cuts")?,
             found: take(size_of::<i32>(), "row found")?,
         };
-        let blob = (take(BLOB_BYTES, "staged batch")?, BLOB_BYTES);
+        let blob = take(BLOB_BYTES, "staged batches")?;
         let (modules, last) = (shared.modules.clone(), shared.last_pass.clone());
         let lists = take(LISTS_BYTES, "lists")?;
+        let results_bytes = CHAIN_MAX * results_bytes(limits);
+        let results = take(results_bytes, "results")?;
+        // Results are laid out in classes of sizes; what lies between them is copied, never read.
+        arena::zero_now(results, results_bytes)?;
+        let memory = StreamMemory { blob, blob_bytes: BLOB_BYTES, lists, results, results_bytes };
         Ok(CudaStream {
             stream: RefCell::new(Stream::new(
                 context,
                 queue,
                 modules,
-                blob,
-                lists,
+                memory,
                 shared.options.graphs,
                 last,
             )?),
@@ -363,10 +363,9 @@ impl Device for CudaDevice {
         self.0.context.bind()?;
         assert!(batch.rows() <= stream.rows_max, "{} rows of {}", batch.rows(), stream.rows_max);
         let inner = &mut *stream.stream.borrow_mut();
-        let base = inner.blob;
-        let staged =
-            CudaBatch::stage(batch, &stream.shape, &stream.limits, inner.staging()?, base)?;
-        inner.stage(staged.bytes);
+        let (bytes, base) = inner.staging()?;
+        let mut staged = CudaBatch::stage(batch, &stream.shape, &stream.limits, bytes, base)?;
+        staged.results_at = inner.stage(staged.bytes, staged.results_bytes());
         Ok(staged)
     }
 
@@ -500,10 +499,9 @@ impl Device for CudaDevice {
         batch: &CudaBatch,
         hidden: &CudaBuffer,
         logits: &mut CudaBuffer,
-        results: &mut CudaResults,
+        _results: &mut (),
     ) -> Result<(), DeviceError> {
-        let (to, bytes) = batch.results(results.address);
-        assert!(bytes <= results.host.bytes().len(), "{bytes} bytes of results");
+        let to = batch.results();
         let (norm, weights, eps) = (weights.norm.0, weights.matrix.0, shape.rms_eps);
         let (view, hidden, scratch) = (batch.view, hidden.address, &stream.scratch);
         let Buckets { vocab_heads, label_heads, .. } = batch.buckets;
@@ -535,7 +533,7 @@ impl Device for CudaDevice {
         stream: &CudaStream,
         batch: &CudaBatch,
         logits: &CudaBuffer,
-        results: &mut CudaResults,
+        _results: &mut (),
     ) -> Result<(), DeviceError> {
         if batch.buckets.samples > 0 {
             let source = SampleSource {
@@ -550,10 +548,26 @@ impl Device for CudaDevice {
                 batch: batch.view,
                 source,
                 scratch: stream.scratch.samples,
-                results: batch.results(results.address).0.samples,
+                results: batch.results().samples,
                 cuts: stream.scratch.cuts,
             };
             stream.enqueue(launch_sample(&buffers, batch.buckets.samples as u32));
+        }
+        Ok(())
+    }
+
+    fn feed(
+        &self,
+        stream: &CudaStream,
+        before: &CudaBatch,
+        _results: &(),
+        batch: &mut CudaBatch,
+    ) -> Result<(), DeviceError> {
+        let from = before.results();
+        let rows = batch.buckets.fed;
+        if rows > 0 {
+            let vocab = stream.shape.vocab;
+            stream.enqueue([feed(rows, batch.view, batch.fed, &from, vocab)]);
         }
         Ok(())
     }
@@ -589,13 +603,13 @@ impl Device for CudaDevice {
     fn collect(
         &self,
         stream: &CudaStream,
-        batch: &CudaBatch,
-        results: &mut CudaResults,
-    ) -> Result<Results, DeviceError> {
+        batches: &[CudaBatch],
+        _results: &mut [()],
+    ) -> Result<Vec<Results>, DeviceError> {
         self.0.context.bind()?;
-        let (_, bytes) = batch.results(results.address);
-        stream.stream.borrow_mut().fetch(&mut results.host, results.address, bytes)?;
-        Ok(batch.read(results.host.bytes()))
+        let inner = &mut *stream.stream.borrow_mut();
+        let results = inner.read_back()?;
+        Ok(batches.iter().map(|batch| batch.read(results(batch.results_at))).collect())
     }
 
     fn read(

@@ -6,6 +6,7 @@
 
 use super::layout::VocabHead;
 use super::layout::{Address, Batch, Counts, Group, HeadOut, LabelHead, ResultsView, SampleOut};
+use super::ops::feed::Fed;
 pub(super) use super::ops::labels::LABELS_MAX;
 use super::ops::sample::SampleTable;
 use super::plan::{PlanLimits, plan_attention};
@@ -31,6 +32,7 @@ pub(super) struct Buckets {
     pub(super) vocab_heads: usize,
     pub(super) label_heads: usize,
     pub(super) samples: usize,
+    pub(super) fed: usize,
     /// Some rows leave partial states that have to be combined.
     pub(super) partials: bool,
 }
@@ -44,6 +46,10 @@ pub struct CudaBatch {
     /// Rows of the sampling penalties and biases, and words of token masks.
     pub(super) edits: Address,
     pub(super) allowed: Address,
+    /// Rows the pass before feeds.
+    pub(super) fed: Address,
+    /// Where its results go; set by the stream.
+    pub(super) results_at: Address,
     host: RaggedBatch,
     labels: usize,
 }
@@ -129,7 +135,8 @@ impl CudaBatch {
             vocab_heads: heads.vocab.len() as i32,
             label_heads: heads.labelled.len() as i32,
             samples: batch.samples.len() as i32,
-            reserved: [0; 3],
+            fed: batch.fed.len() as i32,
+            reserved: [0; 2],
         };
         let mut blob = Blob { bytes, base, at: 0 };
         let view = Batch {
@@ -149,20 +156,33 @@ impl CudaBatch {
             samples: blob.array(&samples.samples)?,
         };
         let (edits, allowed) = (blob.array(&samples.edits)?, blob.array(&samples.allowed)?);
+        let fed: Vec<Fed> = batch.fed.iter().map(Fed::from).collect();
+        let fed = blob.array(&fed)?;
         let buckets = Buckets {
             rows: bucket(batch.rows()),
             attention_work: bucket(plan.work.len()),
             vocab_heads: bucket(heads.vocab.len()),
             label_heads: bucket(heads.labelled.len()),
             samples: bucket(batch.samples.len()),
+            fed: bucket(batch.fed.len()),
             partials: plan.partials > 0,
         };
         let (bytes, labels) = (blob.at, heads.labels.len());
-        Ok(Self { view, buckets, bytes, edits, allowed, host: batch, labels })
+        let results_at = Address::default();
+        Ok(Self { view, buckets, bytes, edits, allowed, fed, results_at, host: batch, labels })
     }
 
-    /// Where the results of this batch go, `base` being the device's room for results.
-    pub(super) fn results(&self, base: Address) -> (ResultsView, usize) {
+    /// Where the results of this batch go.
+    pub(super) fn results(&self) -> ResultsView {
+        self.results_from(self.results_at).0
+    }
+
+    /// Bytes of the results.
+    pub(super) fn results_bytes(&self) -> usize {
+        self.results_from(Address(0)).1
+    }
+
+    fn results_from(&self, base: Address) -> (ResultsView, usize) {
         let heads = bucket(self.host.heads.len()) * size_of::<HeadOut>();
         let probabilities = bucket(self.labels) * size_of::<f32>();
         let probabilities = probabilities.next_multiple_of(ALIGNMENT);
@@ -175,9 +195,9 @@ impl CudaBatch {
         (view, heads + probabilities + samples)
     }
 
-    /// Reads what came back into `bytes`, in the layout of [`CudaBatch::results`].
+    /// Reads what came back: `bytes` begins with the results of this batch.
     pub(super) fn read(&self, bytes: &[u8]) -> Results {
-        let (view, _) = self.results(Address(0));
+        let (view, _) = self.results_from(Address(0));
         fn array<T: Pod>(bytes: &[u8], at: Address, count: usize) -> Vec<T> {
             let bytes = &bytes[at.0 as usize..][..count * size_of::<T>()];
             bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()

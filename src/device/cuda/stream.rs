@@ -42,23 +42,42 @@ impl std::str::FromStr for Overlap {
 /// Bytes of lists between two waits before one more is forced.
 pub(super) const LISTS_BYTES: usize = 64 << 10;
 
+/// Batches begin at multiples of this.
+const BATCH_ALIGNMENT: usize = 256;
+
 /// The end of the pass submitted last, by whichever stream.
 pub(super) type LastPass = Arc<Mutex<Option<Arc<Event>>>>;
+
+/// Device memory that a stream copies to and from: addresses, and bytes where they vary.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamMemory {
+    /// Staged batches.
+    pub(super) blob: Address,
+    pub(super) blob_bytes: usize,
+    /// [`LISTS_BYTES`] of lists.
+    pub(super) lists: Address,
+    /// Results of a chain of passes.
+    pub(super) results: Address,
+    pub(super) results_bytes: usize,
+}
 
 /// See the module.
 pub(super) struct Stream {
     queue: Queue,
     kernels: Arc<Modules>,
-    /// Where batches are staged on the device.
-    pub(super) blob: Address,
+    memory: StreamMemory,
+    /// Batches on their way to the device.
     staging: Pinned,
     /// Bytes of `staging` that the next submit uploads.
     staged_bytes: usize,
-    /// Where lists that go ahead of a pass lie on the device, and on their way there.
-    lists: Address,
+    /// Lists on their way to the device, ahead of a pass.
     lists_staging: Pinned,
     /// Bytes of lists since the last wait.
     lists_bytes: usize,
+    /// Where one copy brings results.
+    results_host: Pinned,
+    /// Bytes of results of the batches staged since the last wait.
+    results_bytes: usize,
     /// A batch was submitted since the last wait: its upload may still read the staging memory.
     uploading: bool,
     recorded: Vec<Launch>,
@@ -71,26 +90,25 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// A stream over `queue` with `blob_bytes` bytes at `blob` for staged batches and
-    /// [`LISTS_BYTES`] at `lists`.
+    /// A stream over `queue`.
     pub(super) fn new(
         context: &Arc<Context>,
         queue: Queue,
         kernels: Arc<Modules>,
-        (blob, blob_bytes): (Address, usize),
-        lists: Address,
+        memory: StreamMemory,
         graphs: bool,
         last_pass: Option<LastPass>,
     ) -> Result<Self, DeviceError> {
         Ok(Self {
             queue,
             kernels,
-            blob,
-            staging: Pinned::new(context, blob_bytes)?,
+            memory,
+            staging: Pinned::new(context, memory.blob_bytes)?,
             staged_bytes: 0,
-            lists,
             lists_staging: Pinned::new(context, LISTS_BYTES)?,
             lists_bytes: 0,
+            results_host: Pinned::new(context, memory.results_bytes)?,
+            results_bytes: 0,
             uploading: false,
             recorded: vec![],
             submitted: vec![],
@@ -100,17 +118,28 @@ impl Stream {
         })
     }
 
-    /// Where the host writes a batch. Waits only if the last pass was never collected.
-    pub(super) fn staging(&mut self) -> Result<&mut [u8], DeviceError> {
-        if self.uploading || !self.recorded.is_empty() {
+    /// Where the host writes a batch, and where that will lie: behind the batches staged since the
+    /// last submit. Waits only if what was submitted was never collected.
+    pub(super) fn staging(&mut self) -> Result<(&mut [u8], Address), DeviceError> {
+        if self.uploading {
             self.finish()?;
         }
-        Ok(self.staging.bytes_mut())
+        let begin = self.staged_bytes;
+        Ok((&mut self.staging.bytes_mut()[begin..], self.memory.blob.offset(begin)))
     }
 
-    /// The next pass uploads the first `bytes` bytes of the staging memory.
-    pub(super) fn stage(&mut self, bytes: usize) {
-        self.staged_bytes = bytes;
+    /// The batch just written has `bytes` bytes, which the next submit uploads; returns where it
+    /// leaves `results_bytes` bytes of results.
+    ///
+    /// # Panics
+    /// If more results are staged than the stream was made for.
+    pub(super) fn stage(&mut self, bytes: usize, results_bytes: usize) -> Address {
+        self.staged_bytes = (self.staged_bytes + bytes).next_multiple_of(BATCH_ALIGNMENT);
+        let at = self.results_bytes;
+        self.results_bytes = (at + results_bytes).next_multiple_of(BATCH_ALIGNMENT);
+        let max = self.results_host.bytes().len();
+        assert!(self.results_bytes <= max, "{} bytes of results of {max}", self.results_bytes);
+        self.memory.results.offset(at)
     }
 
     /// Appends to the pass.
@@ -132,7 +161,8 @@ impl Stream {
         let bytes = std::mem::take(&mut self.staged_bytes);
         if bytes > 0 {
             self.uploading = true;
-            self.queue.upload(self.blob, &self.staging.bytes()[..bytes])?;
+            let bytes = bytes.min(self.staging.bytes().len());
+            self.queue.upload(self.memory.blob, &self.staging.bytes()[..bytes])?;
         }
         self.submitted.clear();
         std::mem::swap(&mut self.submitted, &mut self.recorded);
@@ -140,7 +170,7 @@ impl Stream {
         let outcome = self.run(&launches);
         self.submitted = launches;
         outcome?;
-        self.queue.record(&self.done)?;
+        self.queue.record(&self.done).map_err(|error| self.located(error))?;
         if let Some(last) = &self.last_pass {
             *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                 Some(self.done.clone());
@@ -161,18 +191,18 @@ impl Stream {
         }
     }
 
-    /// Copies results to the host, behind everything submitted, and waits: a read-back point.
-    pub(super) fn fetch(
-        &mut self,
-        to: &mut Pinned,
-        from: Address,
-        bytes: usize,
-    ) -> Result<(), DeviceError> {
+    /// Brings the results of everything staged since the last wait to the host in one copy: a
+    /// read-back point. What it returns takes where a batch left its results.
+    pub(super) fn read_back<'a>(&'a mut self) -> Result<impl Fn(Address) -> &'a [u8], DeviceError> {
         self.submit()?;
+        let bytes = self.results_bytes;
         if bytes > 0 {
-            self.queue.download(to, from, bytes)?;
+            let copied = self.queue.download(&mut self.results_host, self.memory.results, bytes);
+            copied.map_err(|error| self.located(error))?;
         }
-        self.wait()
+        self.wait()?;
+        let (base, host) = (self.memory.results, &self.results_host);
+        Ok(move |at: Address| &host.bytes()[(at.0 - base.0) as usize..bytes])
     }
 
     /// Runs what was gathered and waits: a read-back point.
@@ -185,10 +215,11 @@ impl Stream {
         self.queue.synchronize().map_err(|error| self.located(error))?;
         self.uploading = false;
         self.lists_bytes = 0;
+        self.results_bytes = 0;
         Ok(())
     }
 
-    /// A failure that shows at a wait, with the launches it may come from.
+    /// A failure that shows after a pass was submitted, with the launches it may come from.
     fn located(&self, error: DeviceError) -> DeviceError {
         match (error, self.submitted.as_slice()) {
             (DeviceError::Lost(why), [first, .., last]) => DeviceError::Lost(format!(
@@ -211,7 +242,7 @@ impl Stream {
         }
         let range = self.lists_bytes..self.lists_bytes + bytes.len();
         self.lists_bytes = range.end.next_multiple_of(16);
-        let at = self.lists.offset(range.start);
+        let at = self.memory.lists.offset(range.start);
         self.lists_staging.bytes_mut()[range.clone()].copy_from_slice(bytes);
         self.queue.upload(at, &self.lists_staging.bytes()[range])?;
         Ok(at)

@@ -368,13 +368,24 @@ impl Device for ReferenceDevice {
         Ok(())
     }
 
+    fn feed(
+        &self,
+        _stream: &(),
+        _before: &RaggedBatch,
+        results: &ReferenceResults,
+        batch: &mut RaggedBatch,
+    ) -> Result<(), DeviceError> {
+        batch.feed(&results.found);
+        Ok(())
+    }
+
     fn collect(
         &self,
         _stream: &(),
-        _batch: &RaggedBatch,
-        results: &mut ReferenceResults,
-    ) -> Result<Results, DeviceError> {
-        Ok(std::mem::take(&mut results.found))
+        _batches: &[RaggedBatch],
+        results: &mut [ReferenceResults],
+    ) -> Result<Vec<Results>, DeviceError> {
+        Ok(results.iter_mut().map(|r| std::mem::take(&mut r.found)).collect())
     }
 
     fn read(

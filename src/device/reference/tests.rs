@@ -171,7 +171,8 @@ fn heads_report_the_row_that_is_not_finite_and_ties_go_to_the_lower_id() {
     let mut run = |batch: &RaggedBatch| {
         device.head(&(), &SHAPE, &weights, batch, &hidden, &mut logits, &mut results).unwrap();
         device.sample(&(), batch, &logits, &mut results).unwrap();
-        device.collect(&(), batch, &mut results).unwrap()
+        let batches = std::slice::from_ref(batch);
+        device.collect(&(), batches, std::slice::from_mut(&mut results)).unwrap().remove(0)
     };
     // Logits are 0, 1, 1.
     let found = run(&batch);

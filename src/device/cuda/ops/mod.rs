@@ -9,6 +9,7 @@ pub(crate) mod accept;
 pub(crate) mod attention;
 pub(crate) mod copy;
 pub(crate) mod embed;
+pub(crate) mod feed;
 pub(crate) mod gate_up;
 pub(crate) mod head;
 pub(crate) mod labels;
@@ -20,7 +21,7 @@ pub(crate) mod sample;
 
 /// Every parameter struct: the file of its kernel, the array that file exports, and what this side
 /// has: its size and the offsets of its fields.
-pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 14] {
+pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 15] {
     [
         ("accept", "forerun_accept_layout", accept::AcceptBuffers::layout()),
         ("attention", "forerun_attention_layout", attention::AttentionParams::layout()),
@@ -31,6 +32,7 @@ pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 14] {
         ),
         ("copy", "forerun_copy_rows_layout", copy::CopyRowsParams::layout()),
         ("embed", "forerun_embed_layout", embed::EmbedParams::layout()),
+        ("feed", "forerun_feed_layout", feed::FeedParams::layout()),
         ("non_finite", "forerun_first_non_finite_layout", copy::FirstNonFiniteParams::layout()),
         ("gate_up", "forerun_gate_up_layout", gate_up::GateUpParams::layout()),
         ("head", "forerun_head_layout", head::HeadParams::layout()),
