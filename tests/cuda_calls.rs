@@ -126,3 +126,25 @@ fn a_lost_device_ends_every_request_and_names_the_launches() {
         emulator.reset(&[]);
     }
 }
+
+#[test]
+fn bench_times_the_software_gpu_only_when_asked_and_says_what_it_is() {
+    if !kernels() {
+        return;
+    }
+    let bench = |flags: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_forerun"))
+            .args(["bench", "-m", "tiny-draft", "-p", "16", "-n", "0", "-r", "1"])
+            .args(["--device", "cuda", "--cuda-driver"])
+            .arg(library())
+            .args(flags)
+            .output()
+            .unwrap()
+    };
+    let refused = bench(&[]);
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--emulated-times"), "{refused:?}");
+    let table = bench(&["--emulated-times"]);
+    assert!(table.status.success(), "{table:?}");
+    assert!(String::from_utf8_lossy(&table.stdout).contains("CUDA (emulated)"), "{table:?}");
+}

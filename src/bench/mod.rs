@@ -235,12 +235,13 @@ impl Measurement {
         let (avg_ns, stddev_ns) = mean_and_deviation(&durations);
         Self {
             model: model.clone(),
-            cpu_info: info.name,
             backends: match info.kind {
+                "cuda" if info.is_emulated() => "CUDA (emulated)",
                 "cuda" => "CUDA",
                 "reference" => "reference",
                 _ => "CPU",
             },
+            cpu_info: info.name,
             n_threads: info.units,
             n_ubatch: solo.model().limits().rows,
             n_prompt: row.prompt,

@@ -1,7 +1,7 @@
 //! `forerun bench`: how fast one model reads and writes.
 
 use super::eval::Format;
-use super::models;
+use super::{models, ui};
 use crate::bench::{self, Measurement, ModelFacts, Row};
 use crate::config;
 use crate::device::cpu::{CpuDevice, CpuOptions};
@@ -54,6 +54,9 @@ pub(super) struct BenchArgs {
     #[arg(short = 't', long, value_name = "N", env = "FORERUN_THREADS", hide_env_values = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
     threads: Option<usize>,
+    /// Measure on the software GPU too, whose times say nothing about a GPU
+    #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
+    emulated_times: bool,
     /// Choices of the CUDA device.
     #[cfg(feature = "cuda")]
     #[command(flatten)]
@@ -114,9 +117,7 @@ impl BenchArgs {
         checkpoint: &Checkpoint,
         rows: &[Row],
     ) -> Result<Vec<Measurement>> {
-        if device.info().is_emulated() {
-            bail!("{}: no time measured on it says anything about a GPU", device.info().name);
-        }
+        ui::check_times(&device.info(), self.emulated_times)?;
         let longest = rows.iter().map(|r| r.depth + r.tokens()).max().unwrap_or(1);
         let limits = PassLimits {
             rows: longest.min(config::BATCH_ROWS_MAX),

@@ -47,6 +47,9 @@ pub(super) struct EvalArgs {
     #[arg(env = "FORERUN_CONCURRENCY", hide_env_values = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     concurrency: usize,
+    /// Measure on the software GPU too, whose times say nothing about a GPU
+    #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
+    emulated_times: bool,
     /// Policies to compare [default: base,draft,specreason; base without a draft model]
     #[arg(long, value_name = "POLICY,…", value_delimiter = ',', help_heading = "Policy")]
     #[arg(env = "FORERUN_POLICY", hide_env_values = true)]
@@ -101,16 +104,14 @@ impl EvalArgs {
             None => State::default(),
         };
         if let Some(notice) = &state.notice {
-            note(notice);
+            ui::note(notice);
         }
 
         let interrupt = Interrupt::install()?;
         let mut options = self.engine.options(pair);
         options.sequences_max = options.sequences_max.max(self.concurrency);
         let engine = Engine::start(options)?;
-        if engine.device().is_emulated() {
-            bail!("{}: no time measured on it says anything about a GPU", engine.device().name);
-        }
+        ui::check_times(engine.device(), self.emulated_times)?;
         let variants: Vec<_> = asked
             .into_iter()
             .map(|(policy, options)| Variant::new(&engine, policy, options, sampling.clone()))
@@ -120,7 +121,7 @@ impl EvalArgs {
         let jobs = drive::jobs(&problems, &variants, &known);
         if !known.is_empty() {
             let all = problems.len() * variants.len();
-            note(&format!("{} of {all} results are there already", all - jobs.len()));
+            ui::note(&format!("{} of {all} results are there already", all - jobs.len()));
         }
         let mut progress = Progress::new(&variants, jobs.len());
         interrupt.arm();
@@ -132,7 +133,7 @@ impl EvalArgs {
         ran?;
         if state.records().len() < known.len() + jobs.len() {
             let (done, all) = (progress.done, jobs.len());
-            note(&match &self.out {
+            ui::note(&match &self.out {
                 Some(path) => format!(
                     "interrupted after {done} of {all} requests, all kept in {}; the same command \
                      goes on from there",
@@ -228,11 +229,6 @@ fn text<S: serde::Serializer>(path: &std::path::Display<'_>, to: S) -> Result<S:
     to.collect_str(path)
 }
 
-fn note(text: &str) {
-    // A note nobody can read is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "note: {text}");
-}
-
 /// Running accuracy on stderr: a bar on a terminal, else now and then a line.
 struct Progress {
     bar: Option<ProgressBar>,
@@ -266,7 +262,7 @@ impl Progress {
                 bar.inc(1);
             }
             None if self.done.is_multiple_of(PROBLEMS_PER_LINE * self.counts.len()) => {
-                note(&format!("{} of {}: {}", self.done, self.total, self.accuracies()));
+                ui::note(&format!("{} of {}: {}", self.done, self.total, self.accuracies()));
             }
             None => {}
         }
@@ -301,7 +297,7 @@ impl Interrupt {
             if !seen.1.load(Ordering::Relaxed) || seen.0.swap(true, Ordering::Relaxed) {
                 std::process::exit(EXIT_INTERRUPTED.into());
             }
-            note("the request in progress ends first; Ctrl-C again stops at once");
+            ui::note("the request in progress ends first; Ctrl-C again stops at once");
         })
         .context("cannot listen for Ctrl-C")?;
         Ok(Self { stop, armed })

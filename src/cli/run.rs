@@ -3,7 +3,7 @@
 use super::args::{EngineArgs, PairArgs, PolicyArgs, SamplingArgs};
 use super::transcript::{Screen, Transcript};
 use super::ui::{Ink, Paint};
-use super::{EXIT_INTERRUPTED, summary};
+use super::{EXIT_INTERRUPTED, summary, ui};
 use crate::engine::{Engine, Event, Events, Pair, Reply, Request};
 use crate::policy::{AnswerBy, FinishWhy, PolicyKind};
 use anyhow::{Context, Result, anyhow, bail};
@@ -55,12 +55,12 @@ impl RunArgs {
         let interrupt = Interrupt::install()?;
         let engine = Engine::start(self.engine.options(pair))?;
         if engine.device().is_emulated() {
-            note("this is the software GPU: the times below are the emulator's, not a GPU's");
+            ui::note("this is the software GPU: the times below are the emulator's, not a GPU's");
         }
         let events = engine.submit(request)?;
         interrupt.redirect_to(&events);
         if let Some(notice) = engine.domain_notice(&question) {
-            note(&notice);
+            ui::note(&notice);
         }
         let reply = if self.json {
             let reply = events.reply()?;
@@ -123,11 +123,6 @@ fn question(prompt: Option<&str>) -> Result<Option<String>> {
         (true, None) => Ok(None),
         (true, Some(_)) => bail!("the question on standard input is empty"),
     }
-}
-
-fn note(text: &str) {
-    // A note nobody can read is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "note: {text}");
 }
 
 /// Ctrl-C: ends the program while it loads, cancels the request while one runs; a second one ends

@@ -1,9 +1,34 @@
 //! What is shown where: colours on terminals only, bars on stderr, sizes in words.
 
+use crate::device::DeviceInfo;
 use crate::engine::LoadProgress;
 use crate::ids::Role;
+use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+
+/// A line on stderr beside the output.
+pub(super) fn note(text: &str) {
+    // A note nobody can read is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "note: {text}");
+}
+
+/// Lets times of a device be measured: a real one's, or the software GPU's if they were asked for.
+///
+/// # Errors
+/// For the software GPU, if nobody asked.
+pub(super) fn check_times(device: &DeviceInfo, emulated_times: bool) -> Result<()> {
+    match (device.is_emulated(), emulated_times) {
+        (false, _) => {}
+        (true, true) => note("this is the software GPU: no time below says anything about a GPU"),
+        (true, false) => bail!(
+            "{}: no time measured on it says anything about a GPU; --emulated-times measures all \
+             the same",
+            device.name
+        ),
+    }
+    Ok(())
+}
 
 /// Loads and downloads smaller than this show no bar: they are over before one can be read.
 const BAR_BYTES_MIN: u64 = 32 << 20;
