@@ -6,6 +6,7 @@
 //! own. Read next: [`super::runner`].
 
 use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary, release_task};
+use super::request::TokenLogprob;
 use crate::device::{
     HeadKind, HeadResult, HeadRow, Mask, PageCopy, RaggedBatch, Results, RowGroup, SampleRow, Span,
 };
@@ -33,6 +34,8 @@ pub(super) struct Slot {
     phase: Phase,
     /// Log-probability heads.
     logprobs: Range<usize>,
+    /// The row of the logits buffer whose likeliest tokens are wanted, and how many.
+    pub(super) alternatives: Option<(usize, usize)>,
     read: Read,
 }
 
@@ -140,6 +143,7 @@ impl Assembly {
             prompt_rows: fed.end.min(prompt).saturating_sub(fed.start),
             phase: Phase::Score,
             logprobs,
+            alternatives: None,
             read: Read::Nothing,
         };
         let task = live.branches[&branch].tasks[role.index()].as_ref().expect("an active task");
@@ -148,6 +152,8 @@ impl Assembly {
                 slot.phase = task.decode.phase;
                 if fed.end == feed.end {
                     slot.read = self.draw(live, task, at, self.batch.rows() - 1);
+                    let wanted = task.decode.want.alternatives as usize;
+                    slot.alternatives = (wanted > 0).then(|| (self.batch.full_rows() - 1, wanted));
                 }
             }
             Task::Score(task) => {
@@ -261,6 +267,7 @@ impl Assembly {
 }
 
 /// What a slot's results mean for its request: an outcome when its task is complete.
+/// `alternatives` are those the slot wanted.
 pub(super) fn read(
     slot: &Slot,
     role: Role,
@@ -268,6 +275,7 @@ pub(super) fn read(
     pool: &mut Pool,
     vocabulary: &Vocabulary,
     results: &Results,
+    alternatives: Vec<(TokenId, f32)>,
 ) -> Result<Option<Outcome>, RequestError> {
     let branch = slot.branch;
     let new = results.heads[slot.logprobs.clone()].iter().map(|head| match head {
@@ -281,11 +289,11 @@ pub(super) fn read(
             let HeadResult::Argmax { id, .. } = results.heads[*i] else {
                 unreachable!("an argmax head returned something else")
             };
-            drawn(live, role, branch, id, None, vocabulary)
+            drawn(live, (role, branch), id, None, vocabulary)
         }
         (Task::Decode(_), Read::Sample(i)) => {
             let sampled = &results.samples[*i];
-            drawn(live, role, branch, sampled.id, Some(sampled), vocabulary)
+            drawn(live, (role, branch), sampled.id, Some((sampled, alternatives)), vocabulary)
         }
         (Task::Score(task), read) => {
             task.logprobs.extend(new);
@@ -314,14 +322,20 @@ pub(super) fn read(
 /// Appends a drawn token and says whether the decode ends with it.
 fn drawn(
     live: &mut Live,
-    role: Role,
-    branch: BranchId,
+    (role, branch): (Role, BranchId),
     id: TokenId,
-    sampled: Option<&Sampled>,
+    sampled: Option<(&Sampled, Vec<(TokenId, f32)>)>,
     vocabulary: &Vocabulary,
 ) -> Result<Option<Outcome>, RequestError> {
     let id = vocabulary.read_from(role, id)?;
-    live.append(branch, &[id], role.into(), vocabulary);
+    let tells = match live.branches[&branch].tasks[role.index()].as_ref() {
+        Some(Task::Decode(task)) => task.decode.want.logprob,
+        _ => false,
+    };
+    let (sampled, alternatives) = sampled.map_or((None, vec![]), |(s, a)| (Some(s), a));
+    let logprob = sampled.filter(|_| tells).map(|s| s.logprob);
+    let logprobs = logprob.map(|logprob| TokenLogprob { logprob, alternatives });
+    live.append(branch, &[id], role.into(), logprobs.into_iter().collect(), vocabulary);
     let tail_max = live.tail_max;
     let tail = live.branches.get_mut(&branch).expect("live branch");
     let len = tail.ids.len();

@@ -5,7 +5,7 @@
 //! invariant is `watermark <= prompt + tail`, and nothing below the watermark ever changes. All of
 //! this is host state; passes are assembled in [`super::assemble`].
 
-use super::request::{Event, PhaseCost, Settings, StepReport};
+use super::request::{Event, PhaseCost, Settings, StepReport, TokenLogprob};
 use super::tail_text::TailText;
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
@@ -263,7 +263,7 @@ impl Live {
             }
             Command::Inject { branch, ids } => {
                 self.cancel_tasks(pool, branch, outcomes);
-                self.append(branch, &ids, Origin::Injected, vocabulary);
+                self.append(branch, &ids, Origin::Injected, vec![], vocabulary);
                 outcomes.push_back(Outcome::Done { branch });
             }
             Command::Rollback { branch, len } => {
@@ -332,6 +332,7 @@ impl Live {
         branch: BranchId,
         ids: &[TokenId],
         origin: Origin,
+        logprobs: Vec<TokenLogprob>,
         vocabulary: &Vocabulary,
     ) {
         let tail = self.branch(branch);
@@ -340,7 +341,7 @@ impl Live {
         tail.origins.extend(ids.iter().map(|_| origin));
         if branch == BranchId::ROOT {
             let text = self.text.push(ids, &vocabulary.tokenizer);
-            self.emit(Event::Tokens { at, ids: ids.to_vec(), text, origin });
+            self.emit(Event::Tokens { at, ids: ids.to_vec(), text, origin, logprobs });
         }
     }
 

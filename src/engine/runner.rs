@@ -11,10 +11,11 @@ use super::reply;
 use super::request::Event;
 use crate::device::{Device, Results};
 use crate::error::{DeviceError, RequestError};
-use crate::ids::{BranchId, Role};
+use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::Pool;
 use crate::model::{InFlight, Model};
 use crate::policy::{FinishWhy, Outcome};
+use crate::sample;
 use crate::schedule::{self, Budget};
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -161,11 +162,27 @@ impl<D: Device> Runner<D> {
             for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
                 report.add_cost(phase, ms * rows as f64 / pass.rows as f64, rows as u32);
             }
-            self.deliver(slot, pass.role, &results);
+            let model = self.models[pass.role.index()].as_ref().expect("it launched the pass");
+            let alternatives = match slot.alternatives {
+                None => Ok(vec![]),
+                Some((row, n)) => {
+                    model.logits(&self.device, row).map(|row| sample::likeliest(&row, n))
+                }
+            };
+            match alternatives {
+                Ok(alternatives) => self.deliver(slot, pass.role, &results, alternatives),
+                Err(error) => self.fail(std::slice::from_ref(slot), &error),
+            }
         }
     }
 
-    fn deliver(&mut self, slot: &Slot, role: Role, results: &Results) {
+    fn deliver(
+        &mut self,
+        slot: &Slot,
+        role: Role,
+        results: &Results,
+        alternatives: Vec<(TokenId, f32)>,
+    ) {
         let live = &mut self.live[slot.live];
         // A policy's answer to the other model's pass may have ended the task meanwhile.
         let active = live.serial(role, slot.branch) == Some(slot.serial);
@@ -173,7 +190,7 @@ impl<D: Device> Runner<D> {
             return;
         }
         let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
-        match assemble::read(slot, role, live, pool, vocabulary, results) {
+        match assemble::read(slot, role, live, pool, vocabulary, results, alternatives) {
             Ok(Some(outcome)) => live.advance(pool, vocabulary, outcome),
             Ok(None) => {}
             Err(error) => live.finished = Some(Err(error)),
