@@ -119,6 +119,8 @@ pub(super) struct Progress {
     pub(super) accepted: u32,
     pub(super) rewritten: u32,
     pub(super) wasted: u32,
+    /// Prompt tokens found in the prefix cache, by role.
+    pub(super) cached: [u32; 2],
     pub(super) cost: [PhaseCost; 6],
     /// Tail index where the answer begins.
     pub(super) answer_at: Option<u32>,
@@ -211,7 +213,11 @@ impl Live {
     pub(super) fn sequence(&mut self, pool: &mut Pool, role: Role, branch: BranchId) -> SeqId {
         let prompt = &self.prompts[role.index()];
         let kv = &mut self.branches.get_mut(&branch).expect("live branch").kv[role.index()];
-        *kv.get_or_insert_with(|| pool.create_from_prefix(role, prompt).0)
+        *kv.get_or_insert_with(|| {
+            let (seq, cached) = pool.create_from_prefix(role, prompt);
+            self.report.cached[role.index()] = cached as u32;
+            seq
+        })
     }
 
     /// Hands an outcome to the policy and executes what it answers.

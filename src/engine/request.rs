@@ -179,6 +179,10 @@ pub struct TokenCounts {
     pub prompt_base: u32,
     /// Prompt tokens of the draft.
     pub prompt_draft: u32,
+    /// Of the base's prompt, what lay in the prefix cache.
+    pub cached_base: u32,
+    /// Of the draft's prompt, what lay in the prefix cache.
+    pub cached_draft: u32,
     /// Kept, sampled from the draft.
     pub draft: u32,
     /// Kept, sampled from the base.

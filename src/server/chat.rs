@@ -247,13 +247,13 @@ impl Shape {
             })
             .collect();
         let mut reply = self.envelope("chat.completion", choices);
-        reply["usage"] = usage(replies.prompt_tokens(asked.n), &ended);
+        reply["usage"] = usage(replies.prompt_tokens(asked.n), asked.n, &ended);
         Ok(json(StatusCode::OK, &reply))
     }
 
     fn stream(self, replies: Replies, asked: &Asked) -> Response {
         let prompt_tokens = replies.prompt_tokens(asked.n);
-        let include_usage = asked.include_usage;
+        let (n, include_usage) = (asked.n, asked.include_usage);
         let (mut begun, mut ended) = (vec![false; asked.n], vec![]);
         let kind = "chat.completion.chunk";
         let write = move |told: Option<Told>| {
@@ -287,7 +287,7 @@ impl Shape {
                 }
                 None if include_usage => {
                     let mut chunk = self.envelope(kind, vec![]);
-                    chunk["usage"] = usage(prompt_tokens, &ended);
+                    chunk["usage"] = usage(prompt_tokens, n, &ended);
                     vec![chunk]
                 }
                 None | Some(Told::Failed(_)) => vec![],
@@ -347,13 +347,18 @@ pub(super) fn incomplete() -> ApiError {
 }
 
 /// The `usage` object: tokens read, tokens written, and who wrote them.
-pub(super) fn usage(prompt_tokens: usize, ended: &[Done]) -> Value {
+///
+/// A prompt counts once, however many of the `n` choices share it.
+pub(super) fn usage(prompt_tokens: usize, n: usize, ended: &[Done]) -> Value {
+    let first = ended.iter().filter(|done| done.index % n == 0);
+    let cached: u64 = first.map(|done| u64::from(done.cached)).sum();
     let sum = |count: fn(&Done) -> u32| ended.iter().map(|d| u64::from(count(d))).sum::<u64>();
     let written = sum(|d| d.counts.written());
     json!({
         "prompt_tokens": prompt_tokens,
         "completion_tokens": written,
         "total_tokens": prompt_tokens as u64 + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {
             "reasoning_tokens": sum(|d| d.counts.reasoning),
             "base_tokens": sum(|d| d.counts.base),

@@ -161,13 +161,13 @@ impl Shape {
             })
             .collect();
         let mut reply = self.envelope(choices);
-        reply["usage"] = usage(replies.prompt_tokens(asked.n), &ended);
+        reply["usage"] = usage(replies.prompt_tokens(asked.n), asked.n, &ended);
         Ok(json(StatusCode::OK, &reply))
     }
 
     fn stream(self, replies: Replies, asked: &Asked, echoed: &[String]) -> Response {
         let prompt_tokens = replies.prompt_tokens(asked.n);
-        let include_usage = asked.include_usage;
+        let (n, include_usage) = (asked.n, asked.include_usage);
         let piece = |index: usize, text: &str, logprobs: Value, finish: Option<&str>| json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish});
         let shown = echoed.iter().enumerate().filter(|(_, text)| !text.is_empty());
         let first = shown
@@ -190,7 +190,7 @@ impl Shape {
             }
             None if include_usage => {
                 let mut chunk = self.envelope(vec![]);
-                chunk["usage"] = usage(prompt_tokens, &ended);
+                chunk["usage"] = usage(prompt_tokens, n, &ended);
                 vec![chunk]
             }
             None | Some(Told::Failed(_)) => vec![],

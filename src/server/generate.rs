@@ -56,6 +56,9 @@ pub(super) enum Told {
 pub(super) struct Done {
     pub(super) finish: &'static str,
     pub(super) counts: Counts,
+    pub(super) index: usize,
+    /// Tokens of the reported prompt that lay in the prefix cache.
+    pub(super) cached: u32,
     pub(super) reply: Reply,
 }
 
@@ -157,7 +160,8 @@ fn listen(shared: &Shared, index: usize, submitted: Submitted, sender: &mpsc::Se
     let Submitted { job, place, events, began } = submitted;
     let engine = shared.engine.get().expect("it gave the events");
     let tokenizer = engine.tokenizer(Role::Base).expect("an engine always has a base");
-    let prompt_tokens = events.prompt(job.ask.role()).len();
+    let role = job.ask.role();
+    let prompt_tokens = events.prompt(role).len();
     let mut observed = shared.metrics.waiting(began, prompt_tokens);
     let mut collector = Collector::new(tokenizer, &job.reading);
     let cancel = events.canceller();
@@ -204,7 +208,12 @@ fn listen(shared: &Shared, index: usize, submitted: Submitted, sender: &mpsc::Se
             if !rest.is_empty() {
                 send(Told::Delta(index, rest));
             }
-            send(Told::Done(index, Box::new(Done { finish, counts, reply: *reply })));
+            let cached = match role {
+                Role::Base => reply.tokens.cached_base,
+                Role::Draft => reply.tokens.cached_draft,
+            };
+            let done = Done { finish, counts, index, cached, reply: *reply };
+            send(Told::Done(index, Box::new(done)));
         }
         Err(error) => {
             observed.failed(&error);

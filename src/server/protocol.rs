@@ -180,8 +180,9 @@ fn sampling(fields: &Fields<'_>) -> Result<SamplingOverrides, ApiError> {
         presence_penalty: fields.f32("presence_penalty")?,
         frequency_penalty: fields.f32("frequency_penalty")?,
         logit_bias: logit_bias(fields)?,
-        // Who sends no seed wants another reply each time.
-        seed: Some(seed.unwrap_or_else(|| RandomState::new().build_hasher().finish())),
+        // Who sends no seed wants another reply each time, and may send the one that was drawn
+        // back: 53 bits survive every JSON reader.
+        seed: Some(seed.unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 11)),
     })
 }
 
