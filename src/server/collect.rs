@@ -3,8 +3,8 @@
 //! A drafted step may still be taken back, and what went out over HTTP cannot: text is released
 //! only once its tokens are *settled*. Settled ids become characters, characters are searched for
 //! stop strings, and what remains is divided into reasoning and content; each stage holds back what
-//! may still turn out to belong to a stop string or a tag. Invariant: the deltas put together do not
-//! depend on how tokens arrived. Read next: [`super::generate`], which drives this.
+//! may still turn out to belong to a stop string or a tag. Invariant: the deltas put together do
+//! not depend on how tokens arrived. Read next: [`super::generate`], which drives this.
 
 use crate::engine::{Event, TokenLogprob};
 use crate::ids::TokenId;

@@ -168,7 +168,6 @@ impl Shape {
     fn stream(self, replies: Replies, asked: &Asked, echoed: &[String]) -> Response {
         let prompt_tokens = replies.prompt_tokens(asked.n);
         let (n, include_usage) = (asked.n, asked.include_usage);
-        let piece = |index: usize, text: &str, logprobs: Value, finish: Option<&str>| json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish});
         let shown = echoed.iter().enumerate().filter(|(_, text)| !text.is_empty());
         let first = shown
             .map(|(index, text)| self.envelope(vec![piece(index, text, Value::Null, None)]))
@@ -202,6 +201,11 @@ impl Shape {
         json!({"id": self.id, "object": "text_completion", "created": self.created,
             "model": self.model.name, "choices": choices})
     }
+}
+
+/// A choice of a streamed chunk.
+fn piece(index: usize, text: &str, logprobs: Value, finish: Option<&str>) -> Value {
+    json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
 }
 
 /// The older API's parallel lists.
