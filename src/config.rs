@@ -24,6 +24,23 @@ pub const LOGIT_ROWS_MAX: usize = 64;
 pub const SEQUENCES_MAX: usize = 8;
 /// Requests that may wait for a place.
 pub const QUEUE_MAX: usize = 256;
+/// Where the server listens: only this machine can reach it (llama-server's default; mistral.rs
+/// listens everywhere, which users did not expect).
+pub const SERVE_HOST: &str = "127.0.0.1";
+/// The server's port (vLLM).
+pub const SERVE_PORT: u16 = 8000;
+/// Bytes of a request's body: a context of a million tokens in text, with room.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+/// Choices of one request, over all its prompts; each takes a place.
+pub const CHOICES_MAX: usize = 16;
+/// Stop strings of one request (OpenAI: 4).
+pub const STOP_STRINGS_MAX: usize = 16;
+/// Alternatives of one token that may be asked for (OpenAI).
+pub const TOP_LOGPROBS_MAX: u32 = 20;
+/// Tokens of a plain completion that states no limit (OpenAI, vLLM).
+pub const COMPLETION_TOKENS: u32 = 16;
+/// Seconds replies in progress may take once the server was told to end.
+pub const DRAIN_S: u64 = 30;
 /// Keys one attention split covers. Part of the numerics: the order of summation depends on it.
 pub const ATTENTION_SPLIT_KEYS: usize = 512;
 /// Tokens the answer phase may take.

@@ -1,7 +1,7 @@
 //! Every failure, one enum per boundary.
 //!
 //! Messages say what, where, expected, got and what to do; lower case, no full stop. The edges map
-//! them to exit codes and, later, HTTP statuses.
+//! them to exit codes and HTTP statuses.
 
 use thiserror::Error;
 
@@ -200,6 +200,31 @@ pub enum RequestError {
     /// The forward pass failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+}
+
+/// Starting a server.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A port cannot be had.
+    #[error("{address}: {source}")]
+    Bind {
+        /// As the user gave it, with its host.
+        address: String,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A setting that cannot be honoured.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// The threads, sockets or signals of the server cannot be had.
+    #[error("the server cannot start: {0}")]
+    Runtime(std::io::Error),
 }
 
 /// Starting an engine.

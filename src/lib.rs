@@ -22,6 +22,8 @@ pub mod engine;
 pub mod bench;
 #[cfg(feature = "cli")]
 pub mod eval;
+#[cfg(feature = "serve")]
+pub mod server;
 
 #[cfg(feature = "cli")]
 pub mod cli;

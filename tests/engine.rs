@@ -2,13 +2,14 @@
 
 use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::engine::{
-    DeviceChoice, Engine, EngineOptions, Event, JudgeText, ModelSource, Pair, PolicyOptions, Reply,
-    Request,
+    Completion, DeviceChoice, Engine, EngineOptions, Event, JudgeText, ModelSource, Pair,
+    PolicyOptions, Prompt, Reply, Request,
 };
 use forerun::ids::{Role, TokenId};
 use forerun::model::{Checkpoint, PassLimits, Solo};
 use forerun::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
+use forerun::text::{Message, RenderOptions};
 
 const PROBLEMS: &str = include_str!("../src/assets/tiny/problems_dev.jsonl");
 
@@ -433,5 +434,105 @@ fn logits_after_any_feeding_and_forgetting_are_those_of_a_fresh_prefill() {
         }
         let expected = fresh.logits(&[*last]).expect("logits").remove(0);
         assert!(tip.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}
+
+/// One of the two embedded models, outside of an engine.
+fn solo(role: Role) -> Solo<CpuDevice> {
+    let pair = Pair::tiny();
+    let source = if role == Role::Base { Some(pair.base) } else { pair.draft };
+    let Some(ModelSource::Embedded(files)) = source else { panic!("tiny is embedded") };
+    let checkpoint = Checkpoint::embedded(files).expect("embedded files");
+    let device = CpuDevice::new(CpuOptions::default()).expect("a device");
+    let limits = PassLimits { rows: 512, full_rows: 64, positions: 1024 };
+    Solo::load(device, &checkpoint, limits).expect("room")
+}
+
+#[test]
+fn a_completion_continues_exactly_the_prompt_it_is_given() {
+    let engine = tiny();
+    for role in Role::ALL {
+        let text = "Tom has 3 + 4 =";
+        let ids = engine.prompt_ids(role, &Prompt::Text(text.into())).expect("ids");
+        let alone = solo(role).greedy(&ids, 30).expect("tokens");
+        for prompt in [Prompt::Text(text.into()), Prompt::Ids(ids.clone())] {
+            let completion = Completion {
+                tokens_max: Some(30),
+                ignore_end_of_turn: true,
+                ..Completion::new(role, prompt)
+            };
+            let events = engine.complete(&completion).expect("a place");
+            assert_eq!(events.prompt(role), ids);
+            let reply = events.reply().expect("a reply");
+            // Ids of generated text are the base's; the embedded pair numbers alike.
+            assert_eq!((reply.ids, reply.finish), (alone.clone(), FinishWhy::Length), "{role}");
+        }
+    }
+}
+
+#[test]
+fn a_completion_stops_with_the_token_that_completes_a_stop_string() {
+    let engine = tiny();
+    let prompt = || Prompt::Chat {
+        messages: vec![Message::new("user", questions(1)[0].as_str())],
+        options: RenderOptions::default(),
+    };
+    let run = |stop: Vec<String>| {
+        let completion = Completion { stop, ..Completion::new(Role::Base, prompt()) };
+        engine.complete(&completion).expect("a place").reply().expect("a reply")
+    };
+    let whole = run(vec![]);
+    assert_eq!(whole.finish, FinishWhy::Stop, "the end of the turn");
+    let cut = run(vec!["\n\n".into()]);
+    assert_eq!(cut.finish, FinishWhy::Stop);
+    assert!(whole.ids.starts_with(&cut.ids) && cut.ids.len() < whole.ids.len());
+    assert!(cut.text.trim_end_matches('\n').len() + 2 <= cut.text.len(), "{:?}", cut.text);
+    assert_eq!(cut.text.matches("\n\n").count(), 1);
+}
+
+#[test]
+fn a_completion_that_cannot_run_is_refused_by_name() {
+    let engine = tiny();
+    let refused =
+        |completion: Completion| engine.complete(&completion).err().expect("refused").to_string();
+    let base = |prompt| Completion::new(Role::Base, prompt);
+    assert!(refused(base(Prompt::Text(String::new()))).starts_with("prompt: expected at least"));
+    assert!(refused(base(Prompt::Ids(vec![TokenId(1 << 20)]))).contains("outside the vocabulary"));
+    let long = base(Prompt::Ids(vec![TokenId(9); 1024]));
+    assert!(refused(long).contains("the context holds 1024"));
+    let nothing = Completion { tokens_max: Some(0), ..base(Prompt::Text("x".into())) };
+    assert!(refused(nothing).starts_with("max tokens"));
+}
+
+#[test]
+fn the_likeliest_tokens_come_with_the_token_that_was_drawn() {
+    let engine = tiny();
+    let ids = engine.prompt_ids(Role::Base, &Prompt::Text("3 + 4 =".into())).expect("ids");
+    let completion = Completion {
+        tokens_max: Some(3),
+        logprobs: Some(4),
+        ..Completion::new(Role::Base, Prompt::Ids(ids.clone()))
+    };
+    let mut told = vec![];
+    for event in engine.complete(&completion).expect("a place") {
+        if let Event::Tokens { ids, logprobs, .. } = event {
+            assert_eq!(ids.len(), logprobs.len());
+            told.extend(ids.into_iter().zip(logprobs));
+        }
+    }
+    let mut solo = solo(Role::Base);
+    let mut row = solo.logits(&ids).expect("logits").pop().expect("rows");
+    for (id, logprob) in told {
+        let z: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
+        let mut exact: Vec<(usize, f64)> =
+            row.iter().map(|l| f64::from(*l) - z.ln()).enumerate().collect();
+        exact.sort_by(|a, b| b.1.total_cmp(&a.1));
+        assert_eq!(id.index(), exact[0].0, "greedy takes the likeliest");
+        assert!((f64::from(logprob.logprob) - exact[0].1).abs() < 1e-4);
+        assert_eq!(logprob.alternatives.len(), 4);
+        for ((id, told), (index, exact)) in logprob.alternatives.iter().zip(&exact) {
+            assert!(id.index() == *index && (f64::from(*told) - exact).abs() < 1e-4);
+        }
+        row = solo.logits(&[id]).expect("logits").pop().expect("rows");
     }
 }

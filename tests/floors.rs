@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["model", "schedule"],
     &["policy"],
     &["engine"],
-    &["bench", "eval"],
+    &["bench", "eval", "server"],
     &["cli"],
 ];
 

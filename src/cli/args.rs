@@ -290,6 +290,7 @@ impl KnobArgs {
             first_n: self.first_n,
             step_tokens_max: self.step_tokens,
             token_budget: self.token_budget,
+            tokens_max: None,
             step_delimiter: self.step_delimiter.as_deref().map(unescape).transpose()?,
             answer_by: self.answer_by,
             stop_on_repeat: self.stop_on_repeat,
@@ -374,7 +375,7 @@ impl SamplingArgs {
 }
 
 /// A number of bytes with an optional binary suffix: `512M`, `2G`, `2GiB`, `1048576`.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let suffix = text[digits.len()..].trim().to_ascii_lowercase();
     let shift = match suffix.trim_end_matches('b').trim_end_matches('i') {

@@ -14,6 +14,8 @@ mod list;
 mod models;
 mod pull;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod summary;
 mod transcript;
 mod ui;
@@ -55,6 +57,9 @@ struct Cli {
 enum Verb {
     /// Answer a question, showing who wrote each step
     Run(Box<run::RunArgs>),
+    /// Answer over HTTP, in OpenAI's protocol
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::ServeArgs>),
     /// Bring a model or a pair onto this machine
     Pull(pull::PullArgs),
     /// Show the pairs and models known by name, and which are present
@@ -87,6 +92,8 @@ pub fn main() -> ExitCode {
 fn dispatch(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Run(args) => return args.run(),
+        #[cfg(feature = "serve")]
+        Verb::Serve(args) => return args.run(),
         Verb::Eval(args) => return args.run(),
         Verb::Pull(args) => args.run()?,
         Verb::List(args) => args.run()?,

@@ -8,6 +8,7 @@
 //! next: [`super::runner`].
 
 use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary, release_task};
+use super::request::TokenLogprob;
 use crate::device::{
     Drawn, FedRow, HeadKind, HeadResult, HeadRow, Mask, PageCopy, RaggedBatch, Results, RowGroup,
     SampleRow, Span,
@@ -36,6 +37,8 @@ pub(super) struct Slot {
     phase: Phase,
     /// Log-probability heads.
     logprobs: Range<usize>,
+    /// The row of the logits buffer whose likeliest tokens are wanted, and how many.
+    pub(super) alternatives: Option<(usize, usize)>,
     read: Read,
 }
 
@@ -102,6 +105,14 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
     Some(work)
 }
 
+/// Whether the host has to look at logits before the next pass replaces them.
+pub(super) fn wants_logits(live: &Live, (role, branch): (Role, BranchId)) -> bool {
+    match live.branches.get(&branch).and_then(|b| b.tasks[role.index()].as_ref()) {
+        Some(Task::Decode(task)) => task.decode.want.alternatives > 0,
+        _ => false,
+    }
+}
+
 /// Whether the argmax alone decides, so that no row of logits need be stored.
 fn is_plain_greedy(task: &DecodeTask) -> bool {
     let (p, until) = (&task.decode.sampling, &task.decode.until);
@@ -160,6 +171,7 @@ impl Assembly {
             prompt_rows: fed.end.min(prompt).saturating_sub(fed.start),
             phase: Phase::Score,
             logprobs,
+            alternatives: None,
             read: Read::Nothing,
         };
         let task = live.branches[&branch].tasks[role.index()].as_ref().expect("an active task");
@@ -169,6 +181,9 @@ impl Assembly {
                 if fed.end == feed.end {
                     let row = self.batch(0).rows() - 1;
                     slot.read = self.draw(0, live, task, at, row);
+                    let wanted = task.decode.want.alternatives as usize;
+                    let full_row = self.batch(0).full_rows().checked_sub(1);
+                    slot.alternatives = full_row.filter(|_| wanted > 0).map(|row| (row, wanted));
                     return self.add_ahead(slot, live, task, at, pool, seq);
                 }
             }
@@ -224,7 +239,7 @@ impl Assembly {
                 Read::Sample(sample) => Drawn::Sample(sample),
                 Read::Nothing | Read::Labels(_) => unreachable!("a decode that draws"),
             };
-            let next = Slot { rows: 1, prompt_rows: 0, logprobs: 0..0, ..slot };
+            let next = Slot { rows: 1, prompt_rows: 0, logprobs: 0..0, alternatives: None, ..slot };
             self.passes[pass - 1].1.push(slot);
             slot = next;
             if self.passes.len() == pass {
@@ -337,6 +352,7 @@ impl Assembly {
 }
 
 /// What a slot's results mean for its request: an outcome when its task is complete.
+/// `alternatives` are those the slot wanted.
 pub(super) fn read(
     slot: &Slot,
     role: Role,
@@ -344,6 +360,7 @@ pub(super) fn read(
     pool: &mut Pool,
     vocabulary: &Vocabulary,
     results: &Results,
+    alternatives: Vec<(TokenId, f32)>,
 ) -> Result<Option<Outcome>, RequestError> {
     let branch = slot.branch;
     let new = results.heads[slot.logprobs.clone()].iter().map(|head| match head {
@@ -361,7 +378,8 @@ pub(super) fn read(
         }
         (Task::Decode(_), Read::Sample(i)) => {
             let sampled = &results.samples[*i];
-            drawn(live, pool, (role, branch), sampled.id, Some(sampled), vocabulary)
+            let told = Some((sampled, alternatives));
+            drawn(live, pool, (role, branch), sampled.id, told, vocabulary)
         }
         (Task::Score(task), read) => {
             task.logprobs.extend(new);
@@ -393,12 +411,19 @@ fn drawn(
     pool: &mut Pool,
     at: (Role, BranchId),
     own_id: TokenId,
-    sampled: Option<&Sampled>,
+    sampled: Option<(&Sampled, Vec<(TokenId, f32)>)>,
     vocabulary: &Vocabulary,
 ) -> Result<Option<Outcome>, RequestError> {
     let (role, branch) = at;
     let id = vocabulary.read_from(role, own_id)?;
-    live.append(branch, &[id], role.into(), vocabulary);
+    let tells = match live.branches[&branch].tasks[role.index()].as_ref() {
+        Some(Task::Decode(task)) => task.decode.want.logprob,
+        _ => false,
+    };
+    let (sampled, alternatives) = sampled.map_or((None, vec![]), |(s, a)| (Some(s), a));
+    let logprob = sampled.filter(|_| tells).map(|s| s.logprob);
+    let logprobs = logprob.map(|logprob| TokenLogprob { logprob, alternatives });
+    live.append(branch, &[id], role.into(), logprobs.into_iter().collect(), vocabulary);
     let tail_max = live.tail_max;
     let tail = live.branches.get_mut(&branch).expect("live branch");
     let len = tail.ids.len();

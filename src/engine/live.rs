@@ -5,7 +5,7 @@
 //! invariant is `watermark <= prompt + tail`, and nothing below the watermark ever changes. All of
 //! this is host state; passes are assembled in [`super::assemble`].
 
-use super::request::{Event, PhaseCost, Settings, StepReport};
+use super::request::{Event, PhaseCost, Settings, StepReport, TokenLogprob};
 use super::tail_text::TailText;
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
@@ -119,6 +119,8 @@ pub(super) struct Progress {
     pub(super) accepted: u32,
     pub(super) rewritten: u32,
     pub(super) wasted: u32,
+    /// Prompt tokens found in the prefix cache, by role.
+    pub(super) cached: [u32; 2],
     pub(super) cost: [PhaseCost; 6],
     /// Tail index where the answer begins.
     pub(super) answer_at: Option<u32>,
@@ -211,7 +213,11 @@ impl Live {
     pub(super) fn sequence(&mut self, pool: &mut Pool, role: Role, branch: BranchId) -> SeqId {
         let prompt = &self.prompts[role.index()];
         let kv = &mut self.branches.get_mut(&branch).expect("live branch").kv[role.index()];
-        *kv.get_or_insert_with(|| pool.create_from_prefix(role, prompt).0)
+        *kv.get_or_insert_with(|| {
+            let (seq, cached) = pool.create_from_prefix(role, prompt);
+            self.report.cached[role.index()] = cached as u32;
+            seq
+        })
     }
 
     /// Hands an outcome to the policy and executes what it answers.
@@ -263,7 +269,7 @@ impl Live {
             }
             Command::Inject { branch, ids } => {
                 self.cancel_tasks(pool, branch, outcomes);
-                self.append(branch, &ids, Origin::Injected, vocabulary);
+                self.append(branch, &ids, Origin::Injected, vec![], vocabulary);
                 outcomes.push_back(Outcome::Done { branch });
             }
             Command::Rollback { branch, len } => {
@@ -345,6 +351,7 @@ impl Live {
         branch: BranchId,
         ids: &[TokenId],
         origin: Origin,
+        logprobs: Vec<TokenLogprob>,
         vocabulary: &Vocabulary,
     ) {
         let tail = self.branch(branch);
@@ -353,7 +360,7 @@ impl Live {
         tail.origins.extend(ids.iter().map(|_| origin));
         if branch == BranchId::ROOT {
             let text = self.text.push(ids, &vocabulary.tokenizer);
-            self.emit(Event::Tokens { at, ids: ids.to_vec(), text, origin });
+            self.emit(Event::Tokens { at, ids: ids.to_vec(), text, origin, logprobs });
         }
     }
 

@@ -20,6 +20,7 @@
 //! for what goes in and out, `runner.rs` for the loop.
 
 mod assemble;
+mod completion;
 mod judge;
 mod live;
 mod memory;
@@ -31,6 +32,7 @@ mod runner;
 mod start;
 mod tail_text;
 
+pub use completion::{Completion, Prompt};
 pub use judge::JudgeText;
 pub use memory::MemoryPlan;
 pub use pair::{
@@ -38,16 +40,18 @@ pub use pair::{
 };
 pub use request::{
     Event, PhaseCost, PolicyOptions, Reply, Request, Settings, StepReport, TokenCounts,
+    TokenLogprob,
 };
 pub use start::{DeviceChoice, EngineOptions, LoadProgress};
 
 use crate::device::DeviceInfo;
 use crate::error::{EngineError, RequestError};
 use crate::ids::{RequestId, Role, TokenId};
+use crate::text::{ReasoningState, ReasoningTags, ReasoningTracker, Tokenizer};
 use live::Submission;
 use prepare::Prepared;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -77,15 +81,39 @@ impl Engine {
     /// # Errors
     /// When the request is invalid, does not fit the context, or the engine has stopped.
     pub fn submit(&self, request: Request) -> Result<Events, RequestError> {
+        self.queue(|id, events, cancelled| {
+            self.prepared.submission(&request, id, events, cancelled)
+        })
+    }
+
+    /// Queues a completion: one model continues a prompt, without steps.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn complete(&self, completion: &Completion) -> Result<Events, RequestError> {
+        self.queue(|id, events, cancelled| {
+            self.prepared.completion(completion, id, events, cancelled)
+        })
+    }
+
+    fn queue(
+        &self,
+        prepare: impl FnOnce(
+            RequestId,
+            Sender<Event>,
+            Arc<AtomicBool>,
+        ) -> Result<Submission, RequestError>,
+    ) -> Result<Events, RequestError> {
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let (events, receiver) = std::sync::mpsc::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
-        let submission = self.prepared.submission(&request, id, events, cancelled.clone())?;
+        let submission = prepare(id, events, cancelled.clone())?;
+        let prompts = submission.prompts.clone();
         let inbox = self.inbox.as_ref().expect("present until drop");
         inbox
             .send(submission)
             .map_err(|_| RequestError::EngineStopped("its thread has ended".into()))?;
-        Ok(Events { receiver, cancelled })
+        Ok(Events { receiver, cancelled, prompts })
     }
 
     /// Runs a request to its end.
@@ -109,6 +137,32 @@ impl Engine {
     /// When the template fails.
     pub fn render(&self, request: &Request, role: Role) -> Result<Vec<TokenId>, RequestError> {
         self.prepared.render(request, role)
+    }
+
+    /// The ids a [`Completion`] of this prompt would feed, in the model's own numbering.
+    ///
+    /// # Errors
+    /// When the engine runs without that model, the template fails, or a prompt is empty or names
+    /// tokens that do not exist.
+    pub fn prompt_ids(&self, role: Role, prompt: &Prompt) -> Result<Vec<TokenId>, RequestError> {
+        self.prepared.prompt_ids(role, prompt)
+    }
+
+    /// A model's tokenizer. Generated ids are in the base's numbering, whoever wrote them.
+    #[must_use]
+    pub fn tokenizer(&self, role: Role) -> Option<&Tokenizer> {
+        self.prepared.texts[role.index()].as_ref().map(|text| &text.tokenizer)
+    }
+
+    /// Whether the turn that a prompt leaves open is inside its thinking; false for a model the
+    /// engine runs without.
+    #[must_use]
+    pub fn opens_thinking(&self, role: Role, prompt: &[TokenId]) -> bool {
+        self.prepared.texts[role.index()].as_ref().is_some_and(|text| {
+            let tags = ReasoningTags::think(&text.roles);
+            let tracker = ReasoningTracker::after_prompt(&tags, &text.tokenizer, prompt);
+            tracker.state() == ReasoningState::Thinking
+        })
     }
 
     /// The text of generated ids.
@@ -157,9 +211,16 @@ impl Drop for Engine {
 pub struct Events {
     receiver: Receiver<Event>,
     cancelled: Arc<AtomicBool>,
+    prompts: [Vec<TokenId>; 2],
 }
 
 impl Events {
+    /// What a model read, in its own numbering; empty for a model the request does not run.
+    #[must_use]
+    pub fn prompt(&self, role: Role) -> &[TokenId] {
+        &self.prompts[role.index()]
+    }
+
     /// Asks the engine to end the request; its last event still comes.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);

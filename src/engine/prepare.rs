@@ -14,7 +14,7 @@ use crate::ids::{RequestId, Role, TokenId};
 use crate::kv::PoolLayout;
 use crate::model::checkpoint::GenerationDefaults;
 use crate::policy::{AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings};
-use crate::sample::SamplingParams;
+use crate::sample::{SamplingOverrides, SamplingParams};
 use crate::text::{ChatTemplate, RenderOptions, SpecialRoles, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -47,7 +47,7 @@ impl Prepared {
         &self.base().tokenizer
     }
 
-    fn base(&self) -> &ModelText {
+    pub(super) fn base(&self) -> &ModelText {
         self.texts[Role::Base.index()].as_ref().expect("an engine always has a base")
     }
 
@@ -82,10 +82,10 @@ impl Prepared {
         request.options.judge.clone().unwrap_or_else(|| self.pair.settings.judge.clone())
     }
 
-    fn text(&self, role: Role) -> Result<&ModelText, RequestError> {
+    pub(super) fn text(&self, role: Role) -> Result<&ModelText, RequestError> {
         self.texts[role.index()].as_ref().ok_or_else(|| RequestError::Invalid {
-            field: "policy",
-            reason: format!("it needs a {role} model, and this engine was started without one"),
+            field: "model",
+            reason: format!("it needs the {role} model, and this engine was started without one"),
         })
     }
 
@@ -174,7 +174,7 @@ impl Prepared {
         request.options.validate()?;
         let pair = &self.pair.settings;
         let (kind, options) = (request.policy, &request.options);
-        let sampling = self.sampling(request)?;
+        let sampling = self.sampling(&request.sampling, Role::Base)?;
         let judge_text = self.judge_text(request);
         let delimiter = options.step_delimiter.clone();
         let delimiter = delimiter.unwrap_or_else(|| config::STEP_DELIMITER.into());
@@ -259,6 +259,7 @@ impl Prepared {
             step_tokens_max: settings.step_tokens_max,
             token_budget,
             answer_tokens_max: config::ANSWER_TOKENS_MAX,
+            tokens_max: options.tokens_max.unwrap_or(u32::MAX),
             stop_on_repeat: options.stop_on_repeat.unwrap_or(true),
             reasoning,
             answer_by,
@@ -278,9 +279,15 @@ impl Prepared {
         })
     }
 
-    fn sampling(&self, request: &Request) -> Result<SamplingParams, RequestError> {
-        let defaults = &self.base().defaults;
-        let model = crate::sample::SamplingOverrides {
+    /// What a request states over what the pair, the model `role` and the engine say.
+    pub(super) fn sampling(
+        &self,
+        request: &SamplingOverrides,
+        role: Role,
+    ) -> Result<SamplingParams, RequestError> {
+        let text = self.text(role)?;
+        let defaults = &text.defaults;
+        let model = SamplingOverrides {
             temperature: match defaults.do_sample {
                 Some(false) => Some(0.0),
                 _ => defaults.temperature,
@@ -291,10 +298,10 @@ impl Prepared {
             repetition_penalty: defaults.repetition_penalty,
             ..Default::default()
         };
-        let stated = request.sampling.or(&self.pair.settings.sampling);
+        let stated = request.or(&self.pair.settings.sampling);
         let params = SamplingParams::with_defaults(&stated, &model);
         params.validate()?;
-        params.validate_for(self.tokenizer().vocab_len())?;
+        params.validate_for(text.tokenizer.vocab_len())?;
         Ok(params)
     }
 }

@@ -56,6 +56,8 @@ pub struct PolicyOptions {
     pub step_tokens_max: Option<u32>,
     /// Sampled thinking tokens that may be kept.
     pub token_budget: Option<u32>,
+    /// Sampled tokens the reply may keep in all, answer included.
+    pub tokens_max: Option<u32>,
     /// What ends a step.
     pub step_delimiter: Option<String>,
     /// Who writes the answer.
@@ -83,6 +85,8 @@ pub enum Event {
         text: String,
         /// Who wrote them.
         origin: Origin,
+        /// One per id, where a [`super::Completion`] asked for them; else empty.
+        logprobs: Vec<TokenLogprob>,
     },
     /// Everything from this tail index on was forgotten.
     RolledBack {
@@ -95,6 +99,15 @@ pub enum Event {
     Finished(Box<Reply>),
     /// The request ended with an error.
     Failed(RequestError),
+}
+
+/// How likely a drawn token was under its model's raw distribution, in nats.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// Of the token drawn.
+    pub logprob: f32,
+    /// The likeliest tokens, likeliest first, in the numbering of the model that wrote.
+    pub alternatives: Vec<(TokenId, f32)>,
 }
 
 /// The settings a request runs with, after every default and clamp.
@@ -166,6 +179,10 @@ pub struct TokenCounts {
     pub prompt_base: u32,
     /// Prompt tokens of the draft.
     pub prompt_draft: u32,
+    /// Of the base's prompt, what lay in the prefix cache.
+    pub cached_base: u32,
+    /// Of the draft's prompt, what lay in the prefix cache.
+    pub cached_draft: u32,
     /// Kept, sampled from the draft.
     pub draft: u32,
     /// Kept, sampled from the base.
@@ -263,6 +280,7 @@ impl PolicyOptions {
             _ => Ok(()),
         };
         positive("token budget", self.token_budget, 1 << 24)?;
+        positive("max tokens", self.tokens_max, u32::MAX)?;
         positive("step tokens", self.step_tokens_max, config::TOKEN_BUDGET)?;
         let finite = |field, value: Option<f32>| match value {
             Some(v) if !v.is_finite() => {

@@ -11,10 +11,11 @@ use super::reply;
 use super::request::Event;
 use crate::device::{Device, Results};
 use crate::error::{DeviceError, RequestError};
-use crate::ids::{BranchId, Role};
+use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::Pool;
 use crate::model::{InFlight, Model};
 use crate::policy::{FinishWhy, Outcome};
+use crate::sample;
 use crate::schedule::{self, Budget};
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -120,7 +121,9 @@ impl<D: Device> Runner<D> {
             let budget = Budget { rows: limits.rows, full_rows: limits.full_rows };
             let work: Vec<_> = tasks.iter().map(|t| t.2).collect();
             let grants = schedule::plan(&work, budget);
-            let mut assembly = Assembly::new(self.run_ahead);
+            let looked_at =
+                tasks.iter().any(|t| assemble::wants_logits(&self.live[t.0], (role, t.1)));
+            let mut assembly = Assembly::new(if looked_at { 1 } else { self.run_ahead });
             for ((index, branch, _), rows) in tasks.into_iter().zip(grants) {
                 let live = &mut self.live[index];
                 if rows == 0 || live.finished.is_some() {
@@ -146,7 +149,7 @@ impl<D: Device> Runner<D> {
                     let launch_ms = started.elapsed().as_secs_f64() * 1e3;
                     passes.push(Pass { role, in_flight, slots, rows, launch_ms });
                 }
-                Err(error) => self.fail(&slots, &error),
+                Err(error) => self.fail(slots.iter().flatten(), &error),
             }
         }
         passes
@@ -157,7 +160,7 @@ impl<D: Device> Runner<D> {
         let model = self.models[pass.role.index()].as_mut().expect("it launched the pass");
         let results = match model.collect(&self.device, &mut self.pages, &pass.in_flight) {
             Ok(results) => results,
-            Err(error) => return self.fail(&pass.slots, &error),
+            Err(error) => return self.fail(pass.slots.iter().flatten(), &error),
         };
         let ms = pass.launch_ms + started.elapsed().as_secs_f64() * 1e3;
         for (slots, results) in pass.slots.iter().zip(&results) {
@@ -166,12 +169,28 @@ impl<D: Device> Runner<D> {
                 for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
                     report.add_cost(phase, ms * rows as f64 / pass.rows as f64, rows as u32);
                 }
-                self.deliver(slot, pass.role, results);
+                let model = self.models[pass.role.index()].as_ref().expect("it launched the pass");
+                let alternatives = match slot.alternatives {
+                    None => Ok(vec![]),
+                    Some((row, n)) => {
+                        model.logits(&self.device, row).map(|row| sample::likeliest(&row, n))
+                    }
+                };
+                match alternatives {
+                    Ok(alternatives) => self.deliver(slot, pass.role, results, alternatives),
+                    Err(error) => self.fail([slot], &error),
+                }
             }
         }
     }
 
-    fn deliver(&mut self, slot: &Slot, role: Role, results: &Results) {
+    fn deliver(
+        &mut self,
+        slot: &Slot,
+        role: Role,
+        results: &Results,
+        alternatives: Vec<(TokenId, f32)>,
+    ) {
         let live = &mut self.live[slot.live];
         // The task may have ended meanwhile: with a token of an earlier pass of the chain, or by a
         // policy's answer to the other model's pass.
@@ -180,7 +199,7 @@ impl<D: Device> Runner<D> {
             return;
         }
         let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
-        match assemble::read(slot, role, live, pool, vocabulary, results) {
+        match assemble::read(slot, role, live, pool, vocabulary, results, alternatives) {
             Ok(Some(outcome)) => live.advance(pool, vocabulary, outcome),
             Ok(None) => {}
             Err(error) => live.finished = Some(Err(error)),
@@ -200,11 +219,11 @@ impl<D: Device> Runner<D> {
     }
 
     /// Ends every request that took part in a failed pass.
-    fn fail(&mut self, slots: &[Vec<Slot>], error: &DeviceError) {
+    fn fail<'a>(&mut self, slots: impl IntoIterator<Item = &'a Slot>, error: &DeviceError) {
         if let DeviceError::Lost(why) = error {
             self.lost = Some(why.clone());
         }
-        for slot in slots.iter().flatten() {
+        for slot in slots {
             let again = || match error {
                 DeviceError::NonFinite { model, layer, token } => DeviceError::NonFinite {
                     model: model.clone(),

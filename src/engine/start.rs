@@ -12,7 +12,7 @@ use crate::device::cpu::{CpuDevice, CpuOptions};
 use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::device::reference::ReferenceDevice;
 use crate::device::{CHAIN_MAX, Device, Element, KvType};
-use crate::error::{DeviceError, EngineError, LoadError};
+use crate::error::{DeviceError, EngineError, KvError, LoadError};
 use crate::ids::{Role, TokenId};
 use crate::kv::{ModelKv, Pool};
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
@@ -245,7 +245,15 @@ fn launch<D: Device>(
     plan.pool_bytes = options.kv_cache_memory_bytes.unwrap_or_else(|| {
         memory::default_pool_bytes(&kv, max_model_len, options.sequences_max, left)
     });
-    let layout = memory::lay_out(kv, plan.pool_bytes, max_model_len, config::STEP_TOKENS_MAX)?;
+    let lay_out = |bytes| memory::lay_out(kv, bytes, max_model_len, config::STEP_TOKENS_MAX);
+    let layout = match (lay_out(plan.pool_bytes), options.kv_cache_memory_bytes) {
+        (Err(KvError::TooSmall { needed_bytes, .. }), None) => {
+            // One request at full context fills pages less well than the default supposes.
+            plan.pool_bytes = needed_bytes;
+            lay_out(needed_bytes)
+        }
+        (layout, _) => layout,
+    }?;
     plan.pool = layout.describe();
     plan.check()?;
     tracing::info!("{plan}");

@@ -36,13 +36,15 @@ pub struct Want {
     pub top1: bool,
     /// Log-probability of the drawn token.
     pub logprob: bool,
+    /// The likeliest tokens of the raw distribution, this many, told with the token itself.
+    pub alternatives: u32,
 }
 
 impl Want {
     /// Whether anything is wanted.
     #[must_use]
     pub fn any(self) -> bool {
-        self.entropy || self.top1 || self.logprob
+        self.entropy || self.top1 || self.logprob || self.alternatives > 0
     }
 }
 

@@ -5,12 +5,15 @@
 //! decides is told to the outside as a [`Note`].
 //!
 //! Invariant: from any sequence of outcomes a policy keeps its caps and ends, with exactly one
-//! [`Command::Finish`]. Read next: [`stepwise`], which is `base`, `draft` and `specreason` in one.
+//! [`Command::Finish`]. Read next: [`stepwise`], which is `base`, `draft` and `specreason` in one;
+//! [`continuation`] is one model writing on, without steps.
 
 pub mod command;
+pub mod continuation;
 pub mod stepwise;
 
 pub use command::{Command, Decode, FinishWhy, Outcome, Score, ScoreSpan, StopCause, Until, Want};
+pub use continuation::Continuation;
 pub use stepwise::{AnswerBy, Close, Judge, Reasoning, Stepwise, StepwiseSettings};
 
 use crate::ids::{BranchId, Role, TokenId};

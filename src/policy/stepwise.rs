@@ -107,6 +107,8 @@ pub struct StepwiseSettings {
     pub token_budget: u32,
     /// Tokens of the answer.
     pub answer_tokens_max: u32,
+    /// Sampled tokens that may be kept in all, thinking and answer together.
+    pub tokens_max: u32,
     /// Stop when two kept steps in a row are the same.
     pub stop_on_repeat: bool,
     /// Thinking or not.
@@ -185,7 +187,8 @@ impl Stepwise {
             Reasoning::Tags { close: Close::Text(text), .. } => strings.push(text.clone()),
             Reasoning::None => {}
         }
-        let limit = s.step_tokens_max.min(s.token_budget - self.kept).max(1);
+        let left = s.token_budget.min(s.tokens_max).saturating_sub(self.kept);
+        let limit = s.step_tokens_max.min(left).max(1);
         let phase = if writer == Role::Draft { Phase::Draft } else { Phase::Rewrite };
         turn.commands.push(Command::Decode(Decode {
             branch: BRANCH,
@@ -263,9 +266,10 @@ impl Stepwise {
         self.step += 1;
         self.step_start = end;
         match step.end {
-            End::Closed => self.answer(writer, ThinkingEnd::Closed, turn),
             End::Turn => self.finish(FinishWhy::Stop, turn),
             End::Context => self.finish(FinishWhy::Length, turn),
+            _ if self.kept >= self.settings.tokens_max => self.finish(FinishWhy::Length, turn),
+            End::Closed => self.answer(writer, ThinkingEnd::Closed, turn),
             End::Delimiter | End::Cap if self.kept >= self.settings.token_budget => {
                 self.close(writer, ThinkingEnd::Budget, turn);
             }
@@ -306,6 +310,7 @@ impl Stepwise {
     }
 
     fn answer(&mut self, last_writer: Role, why: ThinkingEnd, turn: &mut Turn) {
+        let left = self.settings.tokens_max.saturating_sub(self.kept);
         let writer = match self.settings.answer_by {
             AnswerBy::Base => Role::Base,
             AnswerBy::Draft => Role::Draft,
@@ -317,7 +322,7 @@ impl Stepwise {
             role: writer,
             until: Until {
                 ids: self.settings.end_of_turn.clone(),
-                limit: self.settings.answer_tokens_max.max(1),
+                limit: self.settings.answer_tokens_max.min(left).max(1),
                 ..Until::default()
             },
             sampling: self.settings.sampling.clone(),

@@ -130,6 +130,7 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
         step_tokens_max: 9,
         token_budget: budget,
         answer_tokens_max: 12,
+        tokens_max: u32::MAX,
         stop_on_repeat: true,
         reasoning: if tags {
             Reasoning::Tags { close: Close::Id(CLOSE), close_ids: vec![CLOSE] }
@@ -154,10 +155,10 @@ proptest! {
     #[test]
     fn every_run_ends_once_within_its_budgets(
         seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
-        first_n in 0u32..4,
+        first_n in 0u32..4, tokens_max in 1u32..90,
     ) {
         let s = StepwiseSettings {
-            first_n, ..settings(Role::Draft, Some(threshold), budget, tags)
+            first_n, tokens_max, ..settings(Role::Draft, Some(threshold), budget, tags)
         };
         let (script, _, notes) = run(seed, context, s);
         let answer = notes.iter().find_map(|n| match n {
@@ -169,6 +170,7 @@ proptest! {
         let cut = answer.unwrap_or(script.tail.len());
         prop_assert!(sampled(&script.tail[..cut]) <= budget as usize);
         prop_assert!(sampled(&script.tail[cut..]) <= 12);
+        prop_assert!(sampled(&script.tail) <= tokens_max as usize);
     }
 
     #[test]

@@ -26,4 +26,4 @@ pub use label::{CUTOFF, ParseReadoutError, Readout, accepts, score, softmax_labe
 pub use params::{SamplingOverrides, SamplingParams, TEMPERATURE_MIN};
 pub use penalty::History;
 pub use philox::{Key, Purpose, philox4x32_10, uniform, uniform_from_word, uniforms4};
-pub use stats::{Stats, argmax, stats};
+pub use stats::{Stats, argmax, likeliest, stats};

@@ -99,10 +99,38 @@ pub fn stats(logits: &[f32]) -> Stats {
     }
 }
 
+/// The `n` likeliest tokens of one row of logits and their log-probabilities, in nats, likeliest
+/// first; of equals, the lower id first. Fewer where the row is shorter.
+#[must_use]
+pub fn likeliest(logits: &[f32], n: usize) -> Vec<(TokenId, f32)> {
+    let summary = stats(logits);
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    let order = |a: &u32, b: &u32| {
+        cleaned(logits[*b as usize]).total_cmp(&cleaned(logits[*a as usize])).then(a.cmp(b))
+    };
+    if n < ids.len() {
+        ids.select_nth_unstable_by(n, order);
+        ids.truncate(n);
+    }
+    ids.sort_unstable_by(order);
+    ids.into_iter().map(|id| (TokenId(id), summary.logprob_of(logits, TokenId(id)))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_likeliest_come_in_order_and_equals_by_id() {
+        let logits = [1.0, 3.0, f32::NAN, 3.0, 2.0];
+        let ids = |n| likeliest(&logits, n).into_iter().map(|t| t.0.0).collect::<Vec<_>>();
+        assert_eq!(ids(3), [1, 3, 4]);
+        assert_eq!(ids(9), [1, 3, 4, 0, 2], "a row gives what it has");
+        assert!(ids(0).is_empty());
+        let z: f64 = [1.0_f64, 3.0, 3.0, 2.0].iter().map(|l| l.exp()).sum();
+        assert!((f64::from(likeliest(&logits, 1)[0].1) - (3.0 - z.ln())).abs() < 1e-6);
+    }
 
     proptest! {
         #[test]

@@ -51,6 +51,7 @@ fn finished(text: &str, policy: PolicyKind) -> Event {
 /// Events that append `words`, one token each, from tail index `at` on.
 fn words(at: u32, words: &[&str]) -> Vec<Event> {
     let token = |(i, text): (usize, &&str)| Event::Tokens {
+        logprobs: vec![],
         at: at + i as u32,
         ids: vec![TokenId(0)],
         text: (*text).into(),
