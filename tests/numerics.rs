@@ -310,11 +310,11 @@ fn tolerances(peer: &Peer, exact: &mut Solo<CpuDevice>, solo: &mut Solo<CpuDevic
 /// not what is compared.
 ///
 /// Where neither engine rounds activations to int8, most texts have to be the same. With int8,
-/// near-ties fall either way, between two settings of llama.cpp too (`benches/peers/README.md`), and
-/// a rare rounding decides more than a near-tie. There, and with KV as it is stored by default, the
-/// counts are printed, and every first difference has to be a near-tie unless ours is the token of
-/// exact arithmetic. Exact are the widened weights in f32: the plain reference gives the same gaps
-/// and takes an hour.
+/// near-ties fall either way, between two settings of llama.cpp too (`benches/peers/README.md`),
+/// and a rare rounding decides more than a near-tie. There, and with KV as it is stored by default,
+/// the counts are printed, and every first difference has to be a near-tie unless ours is the token
+/// of exact arithmetic. Exact are the widened weights in f32: the plain reference gives the same
+/// gaps and takes an hour.
 fn text_is_that_of_llama_cpp(model: &str) {
     let Some(peer) = Peer::find(model) else { return };
     let default = CpuOptions::default();

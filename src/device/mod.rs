@@ -278,7 +278,8 @@ pub trait Device: Send + Sync + 'static {
     /// Ends start-up: every later allocation is an error.
     fn seal(&self);
 
-    /// Uploads a batch; up to [`CHAIN_MAX`] between two read-back points. `batch` has been validated by [`RaggedBatch::validate`].
+    /// Uploads a batch; up to [`CHAIN_MAX`] between two read-back points. `batch` has been
+    /// validated by [`RaggedBatch::validate`].
     ///
     /// # Errors
     /// On a device failure.
@@ -403,9 +404,9 @@ pub trait Device: Send + Sync + 'static {
         pool: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
-    /// Read-back point: waits for `stream` and returns what heads and samplers of each pass left, in
-    /// the order of [`RaggedBatch::heads`] and [`RaggedBatch::samples`]. `results[i]` is what the
-    /// pass of `batches[i]` wrote to.
+    /// Read-back point: waits for `stream` and returns what heads and samplers of each pass left,
+    /// in the order of [`RaggedBatch::heads`] and [`RaggedBatch::samples`]. `results[i]` is what
+    /// the pass of `batches[i]` wrote to.
     fn collect(
         &self,
         stream: &Self::Stream,

@@ -3,9 +3,9 @@
 //! For every task: how many rows it still has to feed, the rows a grant turns into, and what their
 //! results mean. A decode feeds what its model has not seen and draws from the last row; further
 //! passes of a chain feed what the pass before drew, so a decode runs ahead of the host by some
-//! tokens, and those beyond its end are forgotten again ([`Live::forget_ahead`]). A scoring feeds the
-//! same rows and then its suffix, which attends to the branch's table and writes to its own. Read
-//! next: [`super::runner`].
+//! tokens, and those beyond its end are forgotten again ([`Live::forget_ahead`]). A scoring feeds
+//! the same rows and then its suffix, which attends to the branch's table and writes to its own.
+//! Read next: [`super::runner`].
 
 use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary, release_task};
 use super::request::TokenLogprob;

@@ -317,8 +317,8 @@ impl Live {
         branch.tasks[role.index()].as_ref().map(|_| branch.serials[role.index()])
     }
 
-    /// Forgets what passes beyond the tail fed, and but for `less` tokens of the tail all it knows of
-    /// it; results still to come of these passes reach nobody.
+    /// Forgets what passes beyond the tail fed, and but for `less` tokens of the tail all it knows
+    /// of it; results still to come of these passes reach nobody.
     pub(super) fn forget_ahead(&mut self, pool: &mut Pool, at: (Role, BranchId), less: usize) {
         let (role, branch) = at;
         let known = self.total(role, branch) - less;

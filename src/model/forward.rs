@@ -1,8 +1,8 @@
 //! One forward pass: a ragged batch in, wanted results out.
 //!
 //! [`Model::launch`] enqueues a pass, or a chain of them, on the model's own stream and returns at
-//! once on an asynchronous device; [`Model::collect`] waits. The engine launches both models before it
-//! collects either. Invariant: after [`Model::new`] a pass takes no memory from the device.
+//! once on an asynchronous device; [`Model::collect`] waits. The engine launches both models before
+//! it collects either. Invariant: after [`Model::new`] a pass takes no memory from the device.
 
 use super::architecture::Architecture;
 use super::weights::Weights;

@@ -265,7 +265,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Signed bytes in the form [`Simd::dot_signed`] reads.
     fn signed_weights(self, w: Self::Bytes) -> Self::Bytes;
     /// As [`Simd::dot`] with weights from [`Simd::signed_weights`]: the result is too large by
-    /// the offset, see [`Simd::SIGNED_OFFSET_BITS`], times the sum of the `4 Q` bytes. Every byte of `x` is above -128.
+    /// the offset, see [`Simd::SIGNED_OFFSET_BITS`], times the sum of the `4 Q` bytes. Every byte
+    /// of `x` is above -128.
     ///
     /// # Safety
     /// `x` is valid for reads of `4 Q` bytes.

@@ -1,7 +1,7 @@
 //! How long the executor takes for one warp instruction of each kind, on one host thread.
 //!
-//! `cargo run --release -p gpu-emulator --example speed [part of a name]...`. These are times of the interpreter on
-//! this machine's processor; they say nothing about any GPU.
+//! `cargo run --release -p gpu-emulator --example speed [part of a name]...`. These are times of
+//! the interpreter on this machine's processor; they say nothing about any GPU.
 #![allow(
     clippy::unwrap_used,
     clippy::precedence,

@@ -1,10 +1,10 @@
 //! K-quants times int8 activations in blocks of 256: one kernel body for every type and row count.
 //!
 //! Per 256 columns and activation row the dot, inner scales included, is exact in integers; then
-//! `acc += (d * scale_x) * dot`, and with minimums `acc += (d_min * scale_x) * offset`, one f32 lane
-//! per weight row. Nothing is summed across lanes. A decode step keeps the sums in registers; more
-//! rows keep them in the first-level cache and pass over a cell group by group, so that 32 columns
-//! are unpacked once for all rows; the operations are the same.
+//! `acc += (d * scale_x) * dot`, and with minimums `acc += (d_min * scale_x) * offset`, one f32
+//! lane per weight row. Nothing is summed across lanes. A decode step keeps the sums in registers;
+//! more rows keep them in the first-level cache and pass over a cell group by group, so that 32
+//! columns are unpacked once for all rows; the operations are the same.
 //!
 //! Cost with AVX2, per 8 weight rows, 32 columns of Q4_K and activation row: 8 broadcasts, 8
 //! `vpmaddubsw`, 7 additions, one `vpmaddwd` that takes the scale along, one addition. With VNNI 8

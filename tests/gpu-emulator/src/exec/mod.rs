@@ -3,8 +3,8 @@
 //! [`run`] is the whole interface. CTAs are handed out in a seeded order; inside a CTA the warps
 //! take turns in a seeded order. Two runs with one seed and one thread are the same run.
 //! Read next: `grid` (limits), `cta` (turns and barriers), `warp` and `step` (one instruction),
-//! then a file per family: `access` with `locate`, `atomic`, `copy`, `mbarrier`, `collective`, `sync`, `matrix`,
-//! `mma`, `control`, `special`; `alu` is everything that only touches registers.
+//! then a file per family: `access` with `locate`, `atomic`, `copy`, `mbarrier`, `collective`,
+//! `sync`, `matrix`, `mma`, `control`, `special`; `alu` is everything that only touches registers.
 
 mod access;
 pub mod alu;

@@ -11,7 +11,8 @@ use crate::memory::SharedMemory;
 use crate::ptx::ir::{BarrierKind, Operand};
 
 impl Step<'_, '_> {
-    /// `bar.warp.sync`: the lanes of each mask wait for one another; those that exited do not count.
+    /// `bar.warp.sync`: the lanes of each mask wait for one another; those that exited do not
+    /// count.
     pub(super) fn bar_warp(&mut self, mask: Operand) -> Outcome<Flow> {
         let masks = self.registers().words(mask);
         for lane in lanes(self.mask) {

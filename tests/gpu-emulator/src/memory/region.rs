@@ -25,7 +25,8 @@ impl Region {
     /// Maps `bytes` (rounded up to pages by the kernel) of zeroes, or `None` when the host refuses.
     pub(crate) fn map(bytes: usize) -> Option<Self> {
         let bytes = bytes.next_multiple_of(8);
-        // SAFETY: an anonymous private mapping at an address the host picks touches no other memory.
+        // SAFETY: an anonymous private mapping at an address the host picks touches no other
+        // memory.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),

@@ -213,8 +213,8 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// Checks, records and performs a store of `size` bytes, 1 to 16, by each lane of `mask`, of the
-    /// low bytes of its four words.
+    /// Checks, records and performs a store of `size` bytes, 1 to 16, by each lane of `mask`, of
+    /// the low bytes of its four words.
     ///
     /// # Errors
     /// The first broken rule, by lane.

@@ -1,8 +1,8 @@
 //! What the tests of the matrix kernels share: random weights on the device and in f64, and bounds.
 //!
-//! Sums in f32 of K products err by at most K 2^-24 of the sum of their magnitudes; a bf16 result by
-//! half a unit in its last place; and a norm's x g is rounded to bf16 once, which the tests do too
-//! where they compare closely, and bound by 2^-8 of the magnitudes where they compare with the
+//! Sums in f32 of K products err by at most K 2^-24 of the sum of their magnitudes; a bf16 result
+//! by half a unit in its last place; and a norm's x g is rounded to bf16 once, which the tests do
+//! too where they compare closely, and bound by 2^-8 of the magnitudes where they compare with the
 //! unrounded definition.
 
 use super::{ARCHS, Gpu};

@@ -1,4 +1,5 @@
-//! The driver without its C surface: contexts, streams, memory, modules, graphs, and what runs when.
+//! The driver without its C surface: contexts, streams, memory, modules, graphs, and what runs
+//! when.
 //!
 //! One [`Driver`] is one device. Its methods are safe, know nothing of pointers the caller passed
 //! (but for pinned memory, in `host_memory`), and never run anything by themselves: they enqueue.
@@ -46,7 +47,8 @@ pub type Parse = dyn Fn(&str) -> Result<ir::Module, String> + Send;
 /// Runs a launch, as [`crate::exec::run`] does.
 pub type Run = dyn Fn(&Launch, &GlobalMemory, Options) -> Result<Counters, Fault> + Send;
 
-/// What turns PTX into programs and runs them: the other half of the emulator, or a test's stand-in.
+/// What turns PTX into programs and runs them: the other half of the emulator, or a test's
+/// stand-in.
 pub struct Machine {
     /// The parser.
     pub parse: Box<Parse>,

@@ -357,7 +357,8 @@ fn to_tf32(convert: Convert, value: f64) -> u64 {
     }
 }
 
-/// `cvt.pack`: two saturated integers, `a` above `b`, and for 8 bits the low half of `c` above both.
+/// `cvt.pack`: two saturated integers, `a` above `b`, and for 8 bits the low half of `c` above
+/// both.
 pub(super) fn pack(
     r: &mut Registers,
     mask: u32,

@@ -152,7 +152,10 @@ fn packed(r: &mut Registers, mask: u32, op: IntOp, signed: bool, dst: u32, a: Op
 }
 
 macro_rules! unary_of_type {
-    ($signed:ty, $unsigned:ty, $r:ident, $mask:ident, $op:ident, $dst:ident, $a:ident, $is:expr) => {
+    (
+        $signed:ty, $unsigned:ty,
+        $r:ident, $mask:ident, $op:ident, $dst:ident, $a:ident, $is:expr
+    ) => {
         match $op {
             IntUnaryOp::Neg => map1($r, $mask, $dst, $a, <$signed>::wrapping_neg),
             IntUnaryOp::Abs => map1($r, $mask, $dst, $a, <$signed>::wrapping_abs),
