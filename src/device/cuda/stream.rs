@@ -161,15 +161,11 @@ impl Stream {
         let bytes = std::mem::take(&mut self.staged_bytes);
         if bytes > 0 {
             self.uploading = true;
-            let bytes = bytes.min(self.staging.bytes().len());
             self.queue.upload(self.memory.blob, &self.staging.bytes()[..bytes])?;
         }
-        self.submitted.clear();
         std::mem::swap(&mut self.submitted, &mut self.recorded);
-        let launches = std::mem::take(&mut self.submitted);
-        let outcome = self.run(&launches);
-        self.submitted = launches;
-        outcome?;
+        self.recorded.clear();
+        self.run()?;
         self.queue.record(&self.done).map_err(|error| self.located(error))?;
         if let Some(last) = &self.last_pass {
             *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
@@ -178,8 +174,8 @@ impl Stream {
         Ok(())
     }
 
-    fn run(&mut self, launches: &[Launch]) -> Result<(), DeviceError> {
-        let (queue, kernels) = (&self.queue, &self.kernels);
+    fn run(&mut self) -> Result<(), DeviceError> {
+        let (queue, kernels, launches) = (&self.queue, &self.kernels, &self.submitted);
         let each = || {
             launches.iter().try_for_each(|launch| queue.launch(kernels.get(launch.kernel)?, launch))
         };
