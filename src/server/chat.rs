@@ -6,12 +6,13 @@
 //! exactly what it writes, tags included, unless `separate_reasoning` asks otherwise: that is the
 //! contract SpecReason's own client relies on.
 
+use super::collect::{Delta, Reading};
 use super::errors::ApiError;
 use super::fields::{self, Fields};
 use super::generate::{self, Ask, Done, Job, Replies, Told};
 use super::models::{self, Model, Who};
 use super::protocol::{self, Asked};
-use super::{Port, body, collect::Reading, json, stream};
+use super::{Port, body, json, stream};
 use crate::config;
 use crate::engine::{Completion, Engine, Prompt, Request, TokenLogprob};
 use crate::ids::{Role, TokenId};
@@ -210,23 +211,13 @@ struct Shape {
 impl Shape {
     async fn whole(self, mut replies: Replies, asked: &Asked) -> Result<Response, ApiError> {
         let mut parts = vec![(String::new(), String::new(), vec![]); asked.n];
-        let mut done: Vec<Option<Done>> = (0..asked.n).map(|_| None).collect();
-        while let Some(told) = replies.next().await {
-            match told {
-                Told::Delta(index, delta) => {
-                    let (reasoning, content, tokens) = &mut parts[index];
-                    reasoning.push_str(&delta.reasoning);
-                    content.push_str(&delta.content);
-                    tokens.extend(self.logprob_entries(&delta.tokens));
-                }
-                Told::Done(index, end) => done[index] = Some(*end),
-                Told::Failed(error) => return Err(error),
-            }
-        }
-        let ended: Vec<Done> = done.into_iter().flatten().collect();
-        if ended.len() < asked.n {
-            return Err(incomplete());
-        }
+        let add = |index: usize, delta: Delta| {
+            let (reasoning, content, tokens) = &mut parts[index];
+            reasoning.push_str(&delta.reasoning);
+            content.push_str(&delta.content);
+            tokens.extend(self.logprob_entries(&delta.tokens));
+        };
+        let ended = replies.all(asked.n, add).await?;
         let choices = parts.into_iter().zip(&ended).enumerate();
         let choices: Vec<_> = choices
             .map(|(index, ((reasoning, content, tokens), end))| {
@@ -338,12 +329,6 @@ pub(super) fn token_text(engine: Option<&Engine>, role: Role, id: TokenId) -> (S
     let tokenizer = engine.and_then(|engine| engine.tokenizer(role));
     let bytes = tokenizer.map(|t| t.token_bytes(id).to_vec()).unwrap_or_default();
     (String::from_utf8_lossy(&bytes).into_owned(), bytes)
-}
-
-/// A reply whose thread ended without a word.
-pub(super) fn incomplete() -> ApiError {
-    let message = "the reply ended unexpectedly";
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
 }
 
 /// The `usage` object: tokens read, tokens written, and who wrote them.

@@ -2,11 +2,11 @@
 //!
 //! The pair is refused here: its policy is about conversations, whose judge is a further turn.
 
-use super::chat::{finite, incomplete, now_s, reply_id, token_text, usage};
+use super::chat::{finite, now_s, reply_id, token_text, usage};
 use super::collect::{Delta, Reading};
 use super::errors::ApiError;
 use super::fields::{self, Fields};
-use super::generate::{self, Ask, Done, Job, Replies, Told};
+use super::generate::{self, Ask, Job, Replies, Told};
 use super::models::{self, Model, Who};
 use super::protocol::{self, Asked};
 use super::{Port, body, json, stream};
@@ -137,22 +137,12 @@ impl Shape {
         asked: &Asked,
         mut texts: Vec<String>,
     ) -> Result<Response, ApiError> {
-        let mut done: Vec<Option<Done>> = (0..self.choices).map(|_| None).collect();
         let mut told = vec![Logprobs::default(); self.choices];
-        while let Some(heard) = replies.next().await {
-            match heard {
-                Told::Delta(index, delta) => {
-                    told[index].add(&self, &delta);
-                    texts[index].push_str(&delta.content);
-                }
-                Told::Done(index, end) => done[index] = Some(*end),
-                Told::Failed(error) => return Err(error),
-            }
-        }
-        let ended: Vec<Done> = done.into_iter().flatten().collect();
-        if ended.len() < self.choices {
-            return Err(incomplete());
-        }
+        let add = |index: usize, delta: Delta| {
+            told[index].add(&self, &delta);
+            texts[index].push_str(&delta.content);
+        };
+        let ended = replies.all(self.choices, add).await?;
         let parts = texts.into_iter().zip(told).zip(&ended).enumerate();
         let choices = parts
             .map(|(index, ((text, told), end))| {

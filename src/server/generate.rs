@@ -71,12 +71,27 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    /// The next thing told; `None` after the last.
-    pub(super) async fn next(&mut self) -> Option<Told> {
-        self.receiver.recv().await
+    /// Hears all of it: `add` gets every delta with its choice; returns how each choice ended.
+    ///
+    /// # Errors
+    /// When something ended all of it, or a reply's thread ended without a word.
+    pub(super) async fn all(
+        &mut self,
+        choices: usize,
+        mut add: impl FnMut(usize, Delta),
+    ) -> Result<Vec<Done>, ApiError> {
+        let mut done: Vec<Option<Done>> = (0..choices).map(|_| None).collect();
+        while let Some(told) = self.receiver.recv().await {
+            match told {
+                Told::Delta(index, delta) => add(index, delta),
+                Told::Done(index, end) => done[index] = Some(*end),
+                Told::Failed(error) => return Err(error),
+            }
+        }
+        done.into_iter().collect::<Option<_>>().ok_or_else(incomplete)
     }
 
-    /// As [`Replies::next`], for a stream.
+    /// The next thing told, for a stream; `None` after the last.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Told>> {
         self.receiver.poll_recv(context)
     }
@@ -148,6 +163,12 @@ struct Submitted {
     place: Place,
     events: Events,
     began: Instant,
+}
+
+/// A reply whose thread ended without a word.
+pub(super) fn incomplete() -> ApiError {
+    let message = "the reply ended unexpectedly";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
 }
 
 fn panicked() -> ApiError {

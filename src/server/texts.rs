@@ -33,7 +33,8 @@ async fn answer(port: Port, bytes: Body, work: Work) -> Result<Response, ApiErro
         let model = models::find(&port.models, fields.string("model")?)?;
         work(port.engine()?, model.who, &fields)
     };
-    let value = tokio::task::spawn_blocking(run).await.map_err(|_| super::chat::incomplete())??;
+    let value =
+        tokio::task::spawn_blocking(run).await.map_err(|_| super::generate::incomplete())??;
     Ok(json(StatusCode::OK, &value))
 }
 
@@ -95,7 +96,7 @@ fn role(who: Who) -> Role {
 }
 
 fn tokenizer(engine: &Engine, who: Who) -> Result<&crate::text::Tokenizer, ApiError> {
-    engine.tokenizer(role(who)).ok_or_else(super::chat::incomplete)
+    engine.tokenizer(role(who)).ok_or_else(super::generate::incomplete)
 }
 
 /// The text to tokenise, under either name.
