@@ -16,7 +16,11 @@ mod device;
 mod emulator;
 #[path = "device_ops/harness.rs"]
 mod harness;
+#[path = "common/peers.rs"]
+mod peers;
 #[path = "device_ops/probes.rs"]
 mod probes;
+#[path = "common/problems.rs"]
+mod problems;
 #[path = "cuda/row_invariance.rs"]
 mod row_invariance;

@@ -1,5 +1,8 @@
 //! The engine end to end on the embedded pair: what DESIGN promises of policies, KV and seeds.
 
+#[path = "common/problems.rs"]
+mod problems;
+
 use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::engine::{
     Completion, DeviceChoice, Engine, EngineOptions, Event, JudgeText, ModelSource, Pair,
@@ -10,19 +13,7 @@ use forerun::model::{Checkpoint, PassLimits, Solo};
 use forerun::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
 use forerun::text::{Message, RenderOptions};
-
-const PROBLEMS: &str = include_str!("../src/assets/tiny/problems_dev.jsonl");
-
-fn questions(n: usize) -> Vec<String> {
-    PROBLEMS
-        .lines()
-        .take(n)
-        .map(|line| {
-            let problem: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
-            problem["problem"].as_str().expect("a question").to_owned()
-        })
-        .collect()
-}
+use problems::questions;
 
 fn start(pair: Pair, device: DeviceChoice) -> Engine {
     Engine::start(EngineOptions { device, ..EngineOptions::new(pair) }).expect("the pair starts")

@@ -3,6 +3,9 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test reports and may panic")]
 
+#[path = "common/peers.rs"]
+mod peers;
+
 use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::device::reference::ReferenceDevice;
 use forerun::device::{Device, KvType};
@@ -194,12 +197,6 @@ fn the_cpu_path_stays_within_the_tolerances_of_the_fast_path() {
     }
 }
 
-fn models() -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let named = std::env::var_os("FORERUN_MODELS").map(PathBuf::from);
-    named.unwrap_or_else(|| home.join(".cache/forerun/models"))
-}
-
 /// Tokens of every text of llama.cpp.
 const GREEDY_LEN: usize = 64;
 
@@ -225,11 +222,7 @@ const PEER_LIMITS: PassLimits = PassLimits { rows: 256, full_rows: 16, positions
 impl Peer {
     /// None where the model is not on this machine.
     fn find(name: &str) -> Option<Self> {
-        let path = models().join(format!("{name}.gguf"));
-        if !path.exists() {
-            eprintln!("skipped: {name} is not here; `forerun pull {name}` brings it");
-            return None;
-        }
+        let path = peers::model_path(name)?;
         let file = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(format!("tests/fixtures/llama_cpp/{name}.json"));
         let golden = fs::read_to_string(file).expect("llama.cpp's texts");
@@ -276,12 +269,6 @@ fn predictions(solo: &mut Solo<CpuDevice>, ids: &[TokenId], from: usize) -> Vec<
 fn argmax(row: &[f32]) -> TokenId {
     let best = row.iter().enumerate().fold(0, |best, (i, x)| if *x > row[best] { i } else { best });
     TokenId(best as u32)
-}
-
-/// The gap between the two most likely tokens, in nat.
-fn top2_gap(mut row: Vec<f32>) -> f32 {
-    row.sort_unstable_by(f32::total_cmp);
-    row[row.len() - 1] - row[row.len() - 2]
 }
 
 /// How many texts are identical, and the median first difference.
@@ -333,7 +320,7 @@ fn text_is_that_of_llama_cpp(model: &str) {
         println!("{model}, {what}: {identical} of 8 identical, median first difference {median}");
         for Difference { prompt, at, seen, ours, theirs } in differences.iter().flatten() {
             let row = predictions(&mut exact, seen, seen.len() - 1).remove(0);
-            let (right, gap) = (argmax(&row), top2_gap(row));
+            let (right, gap) = (argmax(&row), peers::top2_gap(row));
             println!("  prompt {prompt}, token {at}: {ours} for {theirs}, {right} at {gap:.3} nat");
             assert!(gap <= 0.25 || *ours == right, "{model}, {what}: prompt {prompt}, token {at}");
         }

@@ -9,7 +9,7 @@ use crate::device::{device, full};
 use crate::emulator::kernels;
 use crate::harness::{BatchBuilder, Rng, Spec, Table, encode, tokens};
 use crate::probes::{
-    Filling, attended, chain, decoded, embedded, gated, projected, queries_and_pool,
+    Filling, attended, chain, decoded, embedded, gated, normed, projected, queries_and_pool,
 };
 use forerun::device::reference::ReferenceDevice;
 use forerun::device::{BlockType, KvType, Mask, Shape};
@@ -124,14 +124,7 @@ fn the_gated_half_is_within_its_bound_for_every_block_type() {
             let got = gated(&device, &spec, both, &norm, &x);
             let want = gated(&reference(), &spec, both, &norm, &x);
             for t in 0..rows {
-                let row = &x[t * c..][..c];
-                let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / c as f64;
-                let scale = 1.0 / (mean + f64::from(spec.shape.rms_eps)).sqrt();
-                let normed: Vec<f32> = row
-                    .iter()
-                    .zip(&norm)
-                    .map(|(v, w)| (f64::from(*v) * scale * f64::from(*w)) as f32)
-                    .collect();
+                let normed = normed(&x[t * c..][..c], &norm, spec.shape.rms_eps);
                 for n in 0..f {
                     let exact = |w: &[f32]| -> f64 {
                         w.iter().zip(&normed).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()

@@ -5,6 +5,8 @@
 
 use crate::device::full;
 use crate::emulator::{kernels, options};
+use crate::peers::{model_path, top2_gap};
+use crate::problems::questions;
 use forerun::device::KvType;
 use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::device::cuda::{CudaDevice, CudaOptions, Overlap};
@@ -15,20 +17,10 @@ use forerun::engine::{
 use forerun::ids::{Role, TokenId};
 use forerun::model::{Checkpoint, PassLimits, Solo};
 use forerun::policy::PolicyKind;
-use std::path::PathBuf;
 
-const PROBLEMS: &str = include_str!("../../src/assets/tiny/problems_dev.jsonl");
 const NEAR_TIE_NAT: f32 = 0.25;
 /// Scores are expectations over ten digits; bf16 activations move them by some hundredths.
 const NEAR_THRESHOLD: f32 = 0.15;
-
-fn questions(n: usize) -> Vec<String> {
-    let question = |line| {
-        let problem: serde_json::Value = serde_json::from_str(line).unwrap();
-        problem["problem"].as_str().unwrap().to_owned()
-    };
-    PROBLEMS.lines().take(n).map(question).collect()
-}
 
 fn engine(device: DeviceChoice, cuda: CudaOptions, run_ahead: Option<usize>) -> Engine {
     let options = EngineOptions {
@@ -59,12 +51,6 @@ fn gap(role: Role, prompt: &[TokenId], tail: &[TokenId]) -> f32 {
     let mut solo = Solo::load(ReferenceDevice::new(KvType::F32), &checkpoint, limits).unwrap();
     let ids: Vec<TokenId> = prompt.iter().chain(tail).copied().collect();
     top2_gap(solo.logits(&ids).unwrap().pop().unwrap())
-}
-
-/// The gap between the two likeliest tokens, in nat.
-fn top2_gap(mut row: Vec<f32>) -> f32 {
-    row.sort_unstable_by(f32::total_cmp);
-    row[row.len() - 1] - row[row.len() - 2]
 }
 
 /// Asserts that two replies are equal up to a near-tie; returns whether they are equal.
@@ -138,14 +124,7 @@ fn smollm2_writes_the_same_first_tokens_as_on_the_cpu() {
     if !kernels() {
         return;
     }
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let named = std::env::var_os("FORERUN_MODELS").map(PathBuf::from);
-    let folder = named.unwrap_or_else(|| home.join(".cache/forerun/models"));
-    let path = folder.join("smollm2-135m.gguf");
-    if !path.exists() {
-        eprintln!("skipped: no {}; `forerun pull smollm2-135m` brings it", path.display());
-        return;
-    }
+    let Some(path) = model_path("smollm2-135m") else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();
     // Some ids of each text that llama.cpp was asked to continue.
     let texts = include_str!("../fixtures/llama_cpp/smollm2-135m.json");

@@ -5,11 +5,7 @@ use std::path::PathBuf;
 
 /// The driver library, built beside the tests.
 pub(crate) fn library() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let deps = exe.parent().unwrap();
-    let folders = [deps, deps.parent().unwrap()];
-    let found = folders.iter().map(|f| f.join("libgpu_emulator.so")).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("no libgpu_emulator.so in {folders:?}; run `cargo build`"))
+    gpu_emulator::load::path().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Whether there are kernels to test.

@@ -152,6 +152,14 @@ pub(crate) fn embedded<D: Device>(
     all.iter().map(|v| v.to_bits()).collect()
 }
 
+/// A row over its root mean square, times `norm`, in f64 and rounded once.
+pub(crate) fn normed(row: &[f32], norm: &[f32], eps: f32) -> Vec<f32> {
+    let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / row.len() as f64;
+    let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+    let weighted = row.iter().zip(norm).map(|(v, w)| f64::from(*v) * scale * f64::from(*w));
+    weighted.map(|v| v as f32).collect()
+}
+
 /// `silu(gate x) * (up x)` of the normed rows.
 pub(crate) fn gated<D: Device>(
     device: &D,

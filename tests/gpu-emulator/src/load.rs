@@ -28,7 +28,7 @@ impl Emulator {
     /// # Errors
     /// A sentence that says where it was looked for, or what the loader said.
     pub fn open() -> Result<Self, String> {
-        Self::open_at(&find()?)
+        Self::open_at(&path()?)
     }
 
     /// Opens the library at `path`.
@@ -174,7 +174,10 @@ fn loader_error() -> String {
 }
 
 /// Where the library is: beside the executable, above it, or in `deps` beside it.
-fn find() -> Result<PathBuf, String> {
+///
+/// # Errors
+/// A sentence that says where it was looked for.
+pub fn path() -> Result<PathBuf, String> {
     let executable = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder = executable.parent().ok_or("the executable has no folder")?;
     let mut folders = vec![folder.to_path_buf(), folder.join("deps")];

@@ -194,7 +194,7 @@ mod tests {
             ("FORERUN_EMULATOR_THREADS", "3"),
             ("FORERUN_EMULATOR_SEED", "7"),
             ("FORERUN_EMULATOR_FAIL", "attention:12"),
-            ("FORERUN_EMULATOR_REPORT", "/tmp/report.json"),
+            ("FORERUN_EMULATOR_REPORT", "report.json"),
         ])
         .unwrap();
         assert_eq!(settings.capability, Capability::Sm80);

@@ -94,6 +94,25 @@ fn launch(
     })
 }
 
+/// A launch of nothing but CTAs; its parameters are still to be read.
+fn request(
+    function: Handle,
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared_bytes: u32,
+) -> LaunchRequest {
+    LaunchRequest {
+        function,
+        grid,
+        block,
+        dynamic_shared_bytes,
+        params: Vec::new(),
+        cooperative: false,
+        programmatic: false,
+        cluster: [1; 3],
+    }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchKernel(
     function: Handle,
@@ -108,16 +127,8 @@ pub unsafe extern "C" fn cuLaunchKernel(
     pointers: Pointers,
     extra: Pointers,
 ) -> Status {
-    let request = LaunchRequest {
-        function,
-        grid: [grid_x, grid_y, grid_z],
-        block: [block_x, block_y, block_z],
-        dynamic_shared_bytes,
-        params: Vec::new(),
-        cooperative: false,
-        programmatic: false,
-        cluster: [1; 3],
-    };
+    let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+    let request = request(function, grid, block, dynamic_shared_bytes);
     launch("cuLaunchKernel", stream, pointers, extra, request)
 }
 
@@ -134,16 +145,9 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel(
     stream: Handle,
     pointers: Pointers,
 ) -> Status {
-    let request = LaunchRequest {
-        function,
-        grid: [grid_x, grid_y, grid_z],
-        block: [block_x, block_y, block_z],
-        dynamic_shared_bytes,
-        params: Vec::new(),
-        cooperative: true,
-        programmatic: false,
-        cluster: [1; 3],
-    };
+    let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+    let request = request(function, grid, block, dynamic_shared_bytes);
+    let request = LaunchRequest { cooperative: true, ..request };
     launch("cuLaunchCooperativeKernel", stream, pointers, Pointers::NULL, request)
 }
 
