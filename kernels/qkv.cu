@@ -1,83 +1,90 @@
-// y[t, :] = [Wq x + bq, Wk x + bk, Wv x + bv] for x = rms_norm(hidden[t]) * g: one launch for the
-// three matrices, each in its own format.
+// q[t] = rope(Wq x + bq), cached k[t] = rope(Wk x + bk), cached v[t] = Wv x + bv for
+// x = rms_norm(hidden[t]) * g: everything before attention, in one launch. Models with a norm per
+// head of q and k take qkv_sums.cu and rope_append.cu instead: a head is more than a CTA has.
 //
-// hidden [T, C] bf16; g [C] f32; W* [N*, C] packed (common/weights.cuh); b* [N*] f32 or none;
-// y [T, Nq + Nk + Nv] f32, so that values are rounded to bf16 once, by rope_append.cu.
+// hidden [T, C] bf16; g [C] f32; W* [N*, C] packed (common/weights.cuh); b* [N*] f32 or none; rope
+// [positions][cos: D/2, sin: D/2] f32; q [T, H, D] bf16. The pool is pages of [L][K|V][G][P][D]
+// bf16; row t goes to batch.slots[t] = page * P + slot. D is a multiple of 16.
+// Rotation takes pairs (i, i + D/2). Rows of Wq and Wk are packed so that both halves of eight
+// pairs are a panel: i of them are its rows 0..8, i + D/2 its rows 8..16. A lane has four of a
+// panel's sums, its partner's four come by one shuffle. Rounded once, to bf16, at the end.
 // Grid: x = ceil(T / tokens of the tile), y = the sum over the matrices of ceil(N* / features of
 // the tile); 256 threads. Entries forerun_qkv_n8, _n16, _n32, _n64 differ in tokens a tile only and
 // give the same bits: common/linear.cuh has the order of summation, and the shared memory.
-// Bound: memory, the bytes of W and T (2 C + 4 N). Error: one bf16 rounding of each x g.
-#include "common/linear.cuh"
+// Bound: memory, the bytes of W and T (2 C + 2 N). Error: one bf16 rounding of each x g.
+#include "common/qkv.cuh"
 
 namespace forerun {
 
 struct QkvParams {
-  Batch batch;
-  Matrix q;
-  Matrix k;
-  Matrix v;
-  const float* q_bias;  // or null, as the next two
-  const float* k_bias;
-  const float* v_bias;
-  const float* norm;
-  const bf16* hidden;
-  float* y;
-  float eps;
-  int reserved;
+  QkvInput in;
+  const float* rope;
+  bf16* q;
+  unsigned char* pool;
+  unsigned long long page_bytes;
+  unsigned long long layer_offset;  // elements from a page to the keys of this layer's KV head 0
+  int head_dim;
+  int page_tokens;
 };
 
-// The part of y that one matrix writes.
-struct Part {
-  Matrix weights;
-  const float* bias;
-  int first_feature;
-  int first_group;  // of panels; a CTA has one group
+// A lane's place in a head, from its feature as packed.
+struct InHead {
+  int head;
+  int element;  // first of four
+  int pair;     // first of four; of a rotated head
+  bool high;    // whether the elements are the second halves of their pairs
+
+  __device__ InHead(int feature, int head_dim, bool rotated) : head(feature / head_dim) {
+    const int at = feature % head_dim;
+    pair = at / kPanelRows * (kPanelRows / 2) + at % (kPanelRows / 2);
+    high = at % kPanelRows >= kPanelRows / 2;
+    element = !rotated ? at : high ? pair + head_dim / 2 : pair;
+  }
 };
 
-// The matrix of CTA `group`. Matrices do not share CTAs.
-__device__ inline Part part_of_group(const QkvParams& p, int panels_per_group, int group) {
-  const int q_groups = ceil_div(p.q.panels(), panels_per_group);
-  const int k_groups = ceil_div(p.k.panels(), panels_per_group);
-  if (group < q_groups) return {p.q, p.q_bias, 0, 0};
-  if (group < q_groups + k_groups) return {p.k, p.k_bias, p.q.rows, q_groups};
-  return {p.v, p.v_bias, p.q.rows + p.k.rows, q_groups + k_groups};
+// Where element 0 of a head of row `row` goes: its query, or its place in the pool.
+__device__ inline bf16* head_of(const QkvParams& p, QkvPart which, int row, int head) {
+  const size_t head_dim = p.head_dim;
+  if (which == kQueries) return p.q + static_cast<size_t>(row) * p.in.q.rows + head * head_dim;
+  const unsigned slot = p.in.batch.slots[row], page_tokens = p.page_tokens;
+  const size_t page = slot / page_tokens, in_page = slot % page_tokens;
+  // Planes are [K|V][G].
+  const int plane = which == kKeys ? head : p.in.k.rows / p.head_dim + head;
+  return reinterpret_cast<bf16*>(p.pool + page * p.page_bytes) + p.layer_offset +
+         (plane * static_cast<size_t>(page_tokens) + in_page) * head_dim;
+}
+
+// Rotates four sums with the four their partners' lane has.
+__device__ inline void rotate(Quad& quad, const float* angles, int head_dim, const InHead& at,
+                              bool exists) {
+  float partner[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) partner[i] = __shfl_xor_sync(~0u, quad.y[i], 2);
+  if (!exists) return;
+  const float4 c = load_floats(angles + at.pair), s = load_floats(angles + head_dim / 2 + at.pair);
+  const float cosines[4] = {c.x, c.y, c.z, c.w}, sines[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float across = __fmul_rn(partner[i], sines[i]);
+    quad.y[i] = __fmaf_rn(quad.y[i], cosines[i], at.high ? across : -across);
+  }
 }
 
 template <int kTokenTiles>
 __device__ inline void qkv(const QkvParams& p) {
-  using T = NarrowTile<kTokenTiles>;
-  const int first_row = blockIdx.x * T::kTokens;
-  const Part part = part_of_group(p, T::kPanels, blockIdx.y);
-  const int first_panel = (blockIdx.y - part.first_group) * T::kPanels;
-  const int tokens = multiply_tile<T, true>(
-      Activations{p.hidden, p.norm, part.weights.columns}, ConsecutiveRows{first_row},
-      [&] { return p.batch.counts[kRows] - first_row; },
-      panel_of(part.weights, first_panel + threadIdx.x / 32 / T::kSliceWarps),
-      part.weights.format == kQ4_K, p.eps);
-  if (tokens == 0) return;
-  const int stride = p.q.rows + p.k.rows + p.v.rows;
-  for_each_panel_tile<T>([&](int panel, int token_tile) {
-    Quad quad = combine<T>(panel, token_tile);
-    const int feature = (first_panel + panel) * kPanelRows + quad.feature;
-    if (quad.token >= tokens || feature >= part.weights.rows) return;
-    const float scale = Staged<T>::scales()[quad.token];
-    const int features = min_of(4, part.weights.rows - feature);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const bool biased = part.bias != nullptr && i < features;
-      quad.y[i] = __fmul_rn(quad.y[i], scale);
-      if (biased) quad.y[i] = __fadd_rn(quad.y[i], load_float(part.bias + feature + i));
+  multiply_qkv<NarrowTile<kTokenTiles>>(p.in, [&](const Part& part, Quad quad, int feature,
+                                                  int row) {
+    const bool rotated = part.which != kValues, exists = row >= 0;
+    const InHead at(feature, p.head_dim, rotated);
+    add_bias(quad, part.bias, at.head * p.head_dim + at.element, part.weights.rows);
+    if (rotated) {
+      const int position = exists ? p.in.batch.positions[row] : 0;
+      const float* angles = p.rope + static_cast<size_t>(position) * p.head_dim;
+      rotate(quad, angles, p.head_dim, at, exists);
     }
-    float* out = p.y + static_cast<size_t>(first_row + quad.token) * stride + part.first_feature +
-                 feature;
-    if (stride % 4 == 0 && part.first_feature % 4 == 0 && features == 4) {
-      *reinterpret_cast<float4*>(out) = make_float4(quad.y[0], quad.y[1], quad.y[2], quad.y[3]);
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i < features) out[i] = quad.y[i];
-    }
+    if (!exists) return;
+    *reinterpret_cast<uint2*>(head_of(p, part.which, row, at.head) + at.element) =
+        make_uint2(round_to_pair(quad.y[0], quad.y[1]), round_to_pair(quad.y[2], quad.y[3]));
   });
 }
 
@@ -88,18 +95,14 @@ using forerun::QkvParams;
 // Size and offsets of QkvParams, for the test that compares them with the Rust side.
 extern "C" __device__ __attribute__((used)) const unsigned int forerun_qkv_layout[] = {
     sizeof(QkvParams),
-    offsetof(QkvParams, batch),
+    offsetof(QkvParams, in),
+    offsetof(QkvParams, rope),
     offsetof(QkvParams, q),
-    offsetof(QkvParams, k),
-    offsetof(QkvParams, v),
-    offsetof(QkvParams, q_bias),
-    offsetof(QkvParams, k_bias),
-    offsetof(QkvParams, v_bias),
-    offsetof(QkvParams, norm),
-    offsetof(QkvParams, hidden),
-    offsetof(QkvParams, y),
-    offsetof(QkvParams, eps),
-    offsetof(QkvParams, reserved),
+    offsetof(QkvParams, pool),
+    offsetof(QkvParams, page_bytes),
+    offsetof(QkvParams, layer_offset),
+    offsetof(QkvParams, head_dim),
+    offsetof(QkvParams, page_tokens),
 };
 // Dynamic shared memory of each entry, for the same test.
 extern "C" __device__ __attribute__((used)) const unsigned int forerun_qkv_shared_bytes[] = {

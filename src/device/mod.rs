@@ -254,6 +254,19 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// When there is not enough memory.
     fn matrix(&self, view: MatrixView<'_>) -> Result<Self::Matrix, DeviceError>;
+    /// Packs the matrix of queries or keys of a model without per-head norms, heads of `head_dim`
+    /// rows: for [`Device::qkv`] only, which can then rotate where it multiplies, if q and k are
+    /// both packed so.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    fn rotary_matrix(
+        &self,
+        view: MatrixView<'_>,
+        _head_dim: usize,
+    ) -> Result<Self::Matrix, DeviceError> {
+        self.matrix(view)
+    }
     /// Uploads a vector.
     ///
     /// # Errors

@@ -102,8 +102,8 @@ impl<D: Device> Loader<'_, D> {
         Ok(LayerWeights {
             qkv: QkvWeights {
                 norm: self.vector(T::AttnNorm(l))?,
-                q: self.linear(T::Q(l), bias(T::QBias(l)))?,
-                k: self.linear(T::K(l), bias(T::KBias(l)))?,
+                q: self.rotated(a, T::Q(l), bias(T::QBias(l)))?,
+                k: self.rotated(a, T::K(l), bias(T::KBias(l)))?,
                 v: self.linear(T::V(l), bias(T::VBias(l)))?,
                 q_norm: self.optional(qk(T::QNorm(l)))?,
                 k_norm: self.optional(qk(T::KNorm(l)))?,
@@ -126,11 +126,33 @@ impl<D: Device> Loader<'_, D> {
         Ok(Linear { matrix: self.matrix(matrix)?, bias: self.optional(bias)? })
     }
 
+    /// Queries or keys.
+    fn rotated(
+        &mut self,
+        a: &Architecture,
+        matrix: TensorName,
+        bias: Option<TensorName>,
+    ) -> Result<Linear<D>, LoadError> {
+        let matrix = match a.qk_norm {
+            true => self.matrix(matrix),
+            false => self.packed(matrix, |device, view| device.rotary_matrix(view, a.head_dim)),
+        };
+        Ok(Linear { matrix: matrix?, bias: self.optional(bias)? })
+    }
+
     fn matrix(&mut self, name: TensorName) -> Result<D::Matrix, LoadError> {
+        self.packed(name, D::matrix)
+    }
+
+    fn packed(
+        &mut self,
+        name: TensorName,
+        pack: impl FnOnce(&D, MatrixView<'_>) -> Result<D::Matrix, DeviceError>,
+    ) -> Result<D::Matrix, LoadError> {
         let tensor = self.checkpoint.tensor(name)?;
         let TensorView { rows, cols, kind, .. } = tensor;
         let view = MatrixView { name: &tensor.name, rows, cols, kind, bytes: &tensor.bytes };
-        let matrix = self.device.matrix(view)?;
+        let matrix = pack(self.device, view)?;
         (self.progress)(tensor.bytes.len() as u64);
         Ok(matrix)
     }

@@ -139,6 +139,22 @@ pub(crate) fn matrix<D: Device>(
     device.matrix(MatrixView { name: "m", rows, cols, kind, bytes }).unwrap()
 }
 
+/// Queries' or keys' matrix of a model, for [`Device::qkv`].
+pub(crate) fn rotated<D: Device>(
+    device: &D,
+    shape: &Shape,
+    head_norm: bool,
+    (kind, rows): (BlockType, usize),
+    bytes: &[u8],
+) -> D::Matrix {
+    let view = MatrixView { name: "m", rows, cols: shape.hidden, kind, bytes };
+    let packed = match head_norm {
+        true => device.matrix(view),
+        false => device.rotary_matrix(view, shape.head_dim),
+    };
+    packed.unwrap()
+}
+
 /// Values as a matrix of f32.
 pub(crate) fn plain<D: Device>(device: &D, cols: usize, values: &[f32]) -> D::Matrix {
     matrix(device, values.len() / cols, cols, BlockType::F32, bytemuck::cast_slice(values))
@@ -177,11 +193,10 @@ impl<D: Device> Model<D> {
     pub(crate) fn new(device: &D, spec: Spec) -> Self {
         let mut rng = Rng(spec.kind.block_bytes() as u64);
         let Shape { hidden, heads, kv_heads, head_dim, ffn, layers, .. } = spec.shape;
-        let mut weight = |rows: usize, cols: usize| {
+        let mut encoded = |rows: usize, cols: usize| {
             let whole = cols.is_multiple_of(spec.kind.block_elements());
             let kind = if whole { spec.kind } else { BlockType::F32 };
-            let bytes = encode(kind, rows, cols, 1.5 / (cols as f32).sqrt(), &mut rng);
-            matrix(device, rows, cols, kind, &bytes)
+            (kind, encode(kind, rows, cols, 1.5 / (cols as f32).sqrt(), &mut rng))
         };
         let mut rng = Rng(77);
         let mut vector = |count: usize, around: f32| {
@@ -190,11 +205,21 @@ impl<D: Device> Model<D> {
         };
         let layers = (0..layers)
             .map(|_| {
-                let mut biased = |rows: usize| Linear {
-                    matrix: weight(rows, hidden),
-                    bias: spec.bias.then(|| vector(rows, 0.0)),
+                let mut biased = |heads: usize, is_rotated: bool| {
+                    let rows = heads * head_dim;
+                    let (kind, bytes) = encoded(rows, hidden);
+                    let matrix = match is_rotated {
+                        true => rotated(device, &spec.shape, spec.head_norm, (kind, rows), &bytes),
+                        false => matrix(device, rows, hidden, kind, &bytes),
+                    };
+                    Linear { matrix, bias: spec.bias.then(|| vector(rows, 0.0)) }
                 };
-                let [q, k, v] = [heads, kv_heads, kv_heads].map(|n| biased(n * head_dim));
+                let (q, k) = (biased(heads, true), biased(kv_heads, true));
+                let v = biased(kv_heads, false);
+                let mut weight = |rows: usize, cols: usize| {
+                    let (kind, bytes) = encoded(rows, cols);
+                    matrix(device, rows, cols, kind, &bytes)
+                };
                 let out = Linear { matrix: weight(hidden, heads * head_dim), bias: None };
                 let down = Linear { matrix: weight(hidden, ffn), bias: None };
                 let [gate, up] = [(); 2].map(|()| weight(ffn, hidden));
@@ -212,7 +237,8 @@ impl<D: Device> Model<D> {
             })
             .collect();
         let rope = device.vector(&rope_table(spec.positions, head_dim)).unwrap();
-        let head = weight(spec.shape.vocab, hidden);
+        let (kind, bytes) = encoded(spec.shape.vocab, hidden);
+        let head = matrix(device, spec.shape.vocab, hidden, kind, &bytes);
         // Plain, so that a row of NaN can stand for what is left in recycled pages.
         let mut rows = Rng(5).vector(spec.shape.vocab * hidden, 1.0);
         rows[POISON as usize * hidden..][..hidden].fill(f32::NAN);

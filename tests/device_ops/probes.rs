@@ -1,7 +1,8 @@
 //! Single operations and whole passes on any device: what tests of every device are made of.
 
 use crate::harness::{
-    BARE, BatchBuilder, Buffers, LIMITS, Layer, Model, Rng, Spec, Table, matrix, plain, tokens,
+    BARE, BatchBuilder, Buffers, LIMITS, Layer, Model, Rng, Spec, Table, matrix, plain, rotated,
+    tokens,
 };
 use forerun::device::{
     BlockType, Device, Element, GateUpWeights, HeadKind, HeadResult, Linear, QkvWeights,
@@ -87,15 +88,20 @@ pub(crate) fn attended<D: Device>(
     let Shape { hidden: c, heads, kv_heads, head_dim: d, .. } = *shape;
     let stream = device.stream(Role::Base, shape, &LIMITS).unwrap();
     let mut rng = Rng(21);
-    let mut dyadic = |rows: usize| -> Linear<D> {
-        let values: Vec<f32> = (0..rows * c).map(|_| (rng.signed() * 4.0).round() / 8.0).collect();
-        Linear { matrix: plain(device, c, &values), bias: None }
+    let mut dyadic = |rows: usize| -> Vec<f32> {
+        (0..rows * c).map(|_| (rng.signed() * 4.0).round() / 8.0).collect()
+    };
+    let values = [heads, kv_heads, kv_heads].map(|heads| dyadic(heads * d));
+    let rotated = |values: &[f32]| {
+        let of = (BlockType::F32, values.len() / c);
+        let matrix = rotated(device, shape, false, of, bytemuck::cast_slice(values));
+        Linear::<D> { matrix, bias: None }
     };
     let weights = QkvWeights::<D> {
         norm: device.vector(&vec![1.0; c]).unwrap(),
-        q: dyadic(heads * d),
-        k: dyadic(kv_heads * d),
-        v: dyadic(kv_heads * d),
+        q: rotated(&values[0]),
+        k: rotated(&values[1]),
+        v: Linear { matrix: plain(device, c, &values[2]), bias: None },
         q_norm: None,
         k_norm: None,
     };

@@ -47,11 +47,11 @@ use ops::head::{self, HeadParams};
 use ops::labels::{LabelsParams, labels};
 use ops::matrix::Matrix;
 use ops::project::{ProjectParams, project};
-use ops::qkv::{self, QkvParams};
+use ops::qkv::{self, QkvInput, QkvOutput};
 use ops::rope_append::{RopeAppendBuffers, rope_append};
 use ops::sample::{Cut, SCRATCH_BYTES, SampleBuffers, SampleSource, launch_sample};
 pub use options::CudaOptions;
-use pack::Packing;
+use pack::{Packing, RowOrder};
 use plan::PlanLimits;
 pub use staging::CudaBatch;
 use staging::{Buckets, bucket};
@@ -92,7 +92,10 @@ pub struct CudaBuffer {
 
 /// A packed matrix; its type may be wider than the file's.
 #[derive(Debug)]
-pub struct CudaMatrix(Matrix);
+pub struct CudaMatrix {
+    packed: Matrix,
+    order: RowOrder,
+}
 
 /// A vector of f32.
 #[derive(Debug)]
@@ -171,6 +174,16 @@ impl CudaDevice {
             widened_bytes: AtomicU64::new(0),
             context,
         })))
+    }
+}
+
+impl CudaDevice {
+    fn pack(&self, view: MatrixView<'_>, order: RowOrder) -> Result<CudaMatrix, DeviceError> {
+        let packing = Packing::new(view.rows, view.cols, view.kind).ordered(order);
+        self.0.widened_bytes.fetch_add(packing.widening_bytes() as u64, Ordering::Relaxed);
+        let address = self.0.arena.take(packing.bytes(), view.name)?;
+        arena::upload_now(address, &packing.pack(&view), view.name)?;
+        Ok(CudaMatrix { packed: Matrix::new(address, &packing), order })
     }
 }
 
@@ -276,11 +289,15 @@ impl Device for CudaDevice {
     }
 
     fn matrix(&self, view: MatrixView<'_>) -> Result<CudaMatrix, DeviceError> {
-        let packing = Packing::new(view.rows, view.cols, view.kind);
-        self.0.widened_bytes.fetch_add(packing.widening_bytes() as u64, Ordering::Relaxed);
-        let address = self.0.arena.take(packing.bytes(), view.name)?;
-        arena::upload_now(address, &packing.pack(&view), view.name)?;
-        Ok(CudaMatrix(Matrix::new(address, &packing)))
+        self.pack(view, RowOrder::File)
+    }
+
+    fn rotary_matrix(
+        &self,
+        view: MatrixView<'_>,
+        head_dim: usize,
+    ) -> Result<CudaMatrix, DeviceError> {
+        self.pack(view, RowOrder::rotary(head_dim).unwrap_or(RowOrder::File))
     }
 
     fn vector(&self, values: &[f32]) -> Result<CudaVector, DeviceError> {
@@ -376,7 +393,7 @@ impl Device for CudaDevice {
         batch: &CudaBatch,
         hidden: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
-        let params = EmbedParams { batch: batch.view, table: table.0, hidden: hidden.address };
+        let params = EmbedParams { batch: batch.view, table: table.packed, hidden: hidden.address };
         stream.enqueue([embed(batch.buckets.rows, &params)]);
         Ok(())
     }
@@ -393,21 +410,29 @@ impl Device for CudaDevice {
         q: &mut CudaBuffer,
         pool: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
-        let (rows, sums) = (batch.buckets.rows, stream.scratch.qkv);
-        let params = QkvParams {
+        let rows = batch.buckets.rows;
+        let input = QkvInput {
             batch: batch.view,
-            q: weights.q.matrix.0,
-            k: weights.k.matrix.0,
-            v: weights.v.matrix.0,
+            q: weights.q.matrix.packed,
+            k: weights.k.matrix.packed,
+            v: weights.v.matrix.packed,
             q_bias: address_of(weights.q.bias.as_ref()),
             k_bias: address_of(weights.k.bias.as_ref()),
             v_bias: address_of(weights.v.bias.as_ref()),
             norm: weights.norm.0,
             hidden: hidden.address,
-            y: sums,
             eps: shape.rms_eps,
             reserved: 0,
         };
+        let orders = [weights.q.matrix.order, weights.k.matrix.order];
+        assert!(orders[0] == orders[1], "q and k lie differently: {orders:?}");
+        if orders[0] != RowOrder::File {
+            assert!(weights.q_norm.is_none() && weights.k_norm.is_none(), "norms per head");
+            let output = QkvOutput { rope: rope.0, q: q.address, pool: pool.address };
+            stream.enqueue([qkv::qkv(rows, shape, layer, &input, &output)]);
+            return Ok(());
+        }
+        let sums = stream.scratch.qkv;
         let buffers = RopeAppendBuffers {
             batch: batch.view,
             y: sums,
@@ -418,7 +443,7 @@ impl Device for CudaDevice {
             pool: pool.address,
         };
         let append = rope_append(rows, shape, layer, &buffers);
-        stream.enqueue([qkv::qkv(rows, &params), append]);
+        stream.enqueue([qkv::qkv_sums(rows, &input, sums), append]);
         Ok(())
     }
 
@@ -459,7 +484,7 @@ impl Device for CudaDevice {
     ) -> Result<(), DeviceError> {
         let params = ProjectParams {
             batch: batch.view,
-            weights: weights.matrix.0,
+            weights: weights.matrix.packed,
             bias: address_of(weights.bias.as_ref()),
             x: x.address,
             hidden: hidden.address,
@@ -479,8 +504,8 @@ impl Device for CudaDevice {
     ) -> Result<(), DeviceError> {
         let params = GateUpParams {
             batch: batch.view,
-            gate: weights.gate.0,
-            up: weights.up.0,
+            gate: weights.gate.packed,
+            up: weights.up.packed,
             norm: weights.norm.0,
             hidden: hidden.address,
             act: act.address,
@@ -502,7 +527,7 @@ impl Device for CudaDevice {
         _results: &mut (),
     ) -> Result<(), DeviceError> {
         let to = batch.results();
-        let (norm, weights, eps) = (weights.norm.0, weights.matrix.0, shape.rms_eps);
+        let (norm, weights, eps) = (weights.norm.0, weights.matrix.packed, shape.rms_eps);
         let (view, hidden, scratch) = (batch.view, hidden.address, &stream.scratch);
         let Buckets { vocab_heads, label_heads, .. } = batch.buckets;
         if vocab_heads > 0 {

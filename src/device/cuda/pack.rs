@@ -100,6 +100,35 @@ impl Format {
     }
 }
 
+/// Which row of a matrix each row of its panels is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowOrder {
+    /// The one of the file.
+    File,
+    /// Of heads of `head_dim` rows, a multiple of 16, a panel has eight pairs `(i, i + D/2)`: their
+    /// first halves as its rows 0..8, their second halves as rows 8..16, so that rotating them is
+    /// a matter of one warp.
+    Rotary {
+        /// `D`.
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// The order in which `kernels/qkv.cu` can rotate heads of `head_dim` rows, if there is one.
+    pub(crate) fn rotary(head_dim: usize) -> Option<Self> {
+        head_dim.is_multiple_of(PANEL_ROWS).then_some(Self::Rotary { head_dim })
+    }
+
+    /// The file's row that is packed as row `packed`.
+    fn row(self, packed: usize) -> usize {
+        let Self::Rotary { head_dim } = self else { return packed };
+        let (head, in_head) = (packed / head_dim, packed % head_dim);
+        let (panel, row) = (in_head / PANEL_ROWS, in_head % PANEL_ROWS);
+        head * head_dim + row / 8 * (head_dim / 2) + panel * 8 + row % 8
+    }
+}
+
 /// The size and format of a packed matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Packing {
@@ -111,6 +140,8 @@ pub(crate) struct Packing {
     pub(crate) kind: BlockType,
     /// What the device has.
     pub(crate) format: Format,
+    /// Where on the device.
+    pub(crate) order: RowOrder,
 }
 
 impl Packing {
@@ -120,7 +151,18 @@ impl Packing {
     /// If `cols` is no whole number of blocks: loaders check sizes first.
     pub(crate) fn new(rows: usize, cols: usize, kind: BlockType) -> Self {
         assert!(kind.row_bytes(cols).is_some(), "{cols} columns are no whole blocks of {kind}");
-        Self { rows, cols, kind, format: Format::of(kind) }
+        Self { rows, cols, kind, format: Format::of(kind), order: RowOrder::File }
+    }
+
+    /// The same with rows in another order.
+    ///
+    /// # Panics
+    /// If the rows are no whole number of heads.
+    pub(crate) fn ordered(self, order: RowOrder) -> Self {
+        if let RowOrder::Rotary { head_dim } = order {
+            assert!(self.rows.is_multiple_of(head_dim), "{} rows, heads of {head_dim}", self.rows);
+        }
+        Self { order, ..self }
     }
 
     /// Panels of 16 rows.
@@ -203,7 +245,7 @@ impl Packing {
         let first = panel * PANEL_ROWS;
         let mut floats = Vec::new();
         for row in 0..PANEL_ROWS.min(self.rows - first) {
-            let bytes = &view.bytes[(first + row) * row_bytes..][..row_bytes];
+            let bytes = &view.bytes[self.order.row(first + row) * row_bytes..][..row_bytes];
             match self.format {
                 Format::Bf16 => {
                     floats.resize(self.cols, 0.0);

@@ -21,7 +21,7 @@ pub(crate) mod sample;
 
 /// Every parameter struct: the file of its kernel, the array that file exports, and what this side
 /// has: its size and the offsets of its fields.
-pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 15] {
+pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 17] {
     [
         ("accept", "forerun_accept_layout", accept::AcceptBuffers::layout()),
         ("attention", "forerun_attention_layout", attention::AttentionParams::layout()),
@@ -40,6 +40,8 @@ pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 15] {
         ("labels", "forerun_labels_layout", labels::LabelsParams::layout()),
         ("project", "forerun_project_layout", project::ProjectParams::layout()),
         ("qkv", "forerun_qkv_layout", qkv::QkvParams::layout()),
+        ("qkv", "forerun_qkv_input_layout", qkv::QkvInput::layout()),
+        ("qkv_sums", "forerun_qkv_sums_layout", qkv::QkvSumsParams::layout()),
         ("rope_append", "forerun_rope_append_layout", rope_append::RopeAppendParams::layout()),
         ("sample", "forerun_sample_layout", sample::SampleParams::layout()),
     ]

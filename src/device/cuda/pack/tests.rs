@@ -141,3 +141,29 @@ fn any_range_of_panels_can_be_packed_alone() {
     assert_eq!(part, whole[3 * packing.panel_bytes()..]);
     packing.pack_panels(&view, 1..1, &mut []);
 }
+
+#[test]
+fn rotary_order_puts_both_elements_of_a_pair_in_one_panel() {
+    let (heads, cols) = (3, 64);
+    for head_dim in [16, 32, 80, 128] {
+        let (rows, kind) = (heads * head_dim, BlockType::Q8_0);
+        let bytes = random_bytes(kind, rows, cols, &mut Random(3));
+        let view = MatrixView { name: "test", rows, cols, kind, bytes: &bytes };
+        let (in_order, rotary) = (
+            Packing::new(rows, cols, kind),
+            Packing::new(rows, cols, kind).ordered(RowOrder::rotary(head_dim).unwrap()),
+        );
+        let (plain, packed) = (in_order.pack(&view), rotary.pack(&view));
+        for (head, pair) in (0..heads).flat_map(|h| (0..head_dim / 2).map(move |i| (h, i))) {
+            let low = head * head_dim + pair;
+            let at = head * head_dim + pair / 8 * 16 + pair % 8;
+            for (at, row) in [(at, low), (at + 8, low + head_dim / 2)] {
+                for col in 0..cols {
+                    let expected = element(&in_order, &plain, row, col);
+                    assert_eq!(element(&rotary, &packed, at, col), expected, "{head_dim} {row}");
+                }
+            }
+        }
+    }
+    assert_eq!(RowOrder::rotary(100), None, "such heads do not end with a panel");
+}

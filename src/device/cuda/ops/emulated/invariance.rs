@@ -48,23 +48,20 @@ impl Everything {
         batch.vocab_heads = gpu.upload(&heads, "heads");
 
         let y = gpu.unwritten(count * 45 * 4, "y");
-        gpu.run(&qkv::qkv(
-            count,
-            &qkv::QkvParams {
-                batch,
-                q: q.matrix,
-                k: k.matrix,
-                v: v.matrix,
-                q_bias: NONE,
-                k_bias: NONE,
-                v_bias: NONE,
-                norm,
-                hidden,
-                y,
-                eps: 1e-6,
-                reserved: 0,
-            },
-        ));
+        let input = qkv::QkvInput {
+            batch,
+            q: q.matrix,
+            k: k.matrix,
+            v: v.matrix,
+            q_bias: NONE,
+            k_bias: NONE,
+            v_bias: NONE,
+            norm,
+            hidden,
+            eps: 1e-6,
+            reserved: 0,
+        };
+        gpu.run(&qkv::qkv_sums(count, &input, y));
         let act = gpu.unwritten(count * 24 * 2, "act");
         gpu.run(&gate_up::gate_up(
             count,

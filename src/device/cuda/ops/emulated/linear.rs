@@ -3,7 +3,7 @@
 use super::Gpu;
 use super::weights::{FORMATS, NONE, ROWS, Weights, assert_close, batch, gpu, half_ulp, normed};
 use crate::device::BlockType;
-use crate::device::cuda::ops::{gate_up, project, qkv};
+use crate::device::cuda::ops::{gate_up, project};
 use crate::device::cuda::samples::Random;
 use half::bf16;
 
@@ -125,97 +125,6 @@ fn rows_beyond_the_count_are_neither_read_nor_written() {
         );
         gpu.run(&launch);
         assert!(gpu.untouched(out.offset(rows * 48), (bucket - rows) * 48));
-    }
-}
-
-/// Runs `qkv` and returns its f32 sums.
-fn qkv_once(
-    gpu: &Gpu,
-    weights: [&Weights; 3],
-    biases: Option<[&[f32]; 3]>,
-    norm: &[f32],
-    x: &[bf16],
-) -> Vec<f32> {
-    let rows = x.len() / norm.len();
-    let width: usize = weights.iter().map(|w| w.rows).sum();
-    let y = gpu.unwritten(rows * width * 4, "y");
-    let [q_bias, k_bias, v_bias] =
-        biases.map_or([NONE; 3], |biases| biases.map(|b| gpu.upload(b, "bias")));
-    let launch = qkv::qkv(
-        rows,
-        &qkv::QkvParams {
-            batch: batch(gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
-            q: weights[0].matrix,
-            k: weights[1].matrix,
-            v: weights[2].matrix,
-            q_bias,
-            k_bias,
-            v_bias,
-            norm: gpu.upload(norm, "norm"),
-            hidden: gpu.upload(x, "hidden"),
-            y,
-            eps: EPS,
-            reserved: 0,
-        },
-    );
-    gpu.run(&launch);
-    gpu.read(y, rows * width)
-}
-
-fn check_qkv(kinds: [BlockType; 3], sizes: [usize; 3], rows: usize, cols: usize, biased: bool) {
-    let mut random = Random(rows as u64 + 77 * cols as u64);
-    let gpu = gpu(rows as u64);
-    let weights: [Weights; 3] =
-        std::array::from_fn(|i| Weights::random(&gpu, kinds[i], sizes[i], cols, &mut random));
-    let biases: [Vec<f32>; 3] = std::array::from_fn(|i| random.floats(sizes[i]));
-    let norm: Vec<f32> = random.floats(cols).iter().map(|g| 1.0 + g * 0.5).collect();
-    let x = hidden(rows, cols, &mut random);
-    let got = qkv_once(
-        &gpu,
-        weights.each_ref(),
-        biased.then(|| biases.each_ref().map(Vec::as_slice)),
-        &norm,
-        &x,
-    );
-    let width: usize = sizes.iter().sum();
-    for row in 0..rows {
-        let x = &x[row * cols..][..cols];
-        for rounded in [true, false] {
-            let (staged, scale) = normed(x, &norm, EPS, rounded);
-            let mut expected = Vec::new();
-            for (weights, bias) in weights.iter().zip(&biases) {
-                for (sum, bias) in weights.times(&staged).iter().zip(bias) {
-                    let bias = if biased { f64::from(*bias) } else { 0.0 };
-                    let value = sum.value * scale + bias;
-                    let rounding = if rounded { 0.0 } else { 2f64.powi(-8) * sum.magnitude };
-                    let bound = (rounding + sum.error(cols)) * scale + value.abs() * 1e-6 + 1e-7;
-                    expected.push((value, bound));
-                }
-            }
-            let got: Vec<f64> = got[row * width..][..width].iter().map(|v| f64::from(*v)).collect();
-            let what = format!("{kinds:?} {sizes:?} {cols} columns, row {row} of {rows}");
-            assert_close(&format!("{what}, rounded {rounded}"), &got, &expected);
-        }
-    }
-}
-
-#[test]
-fn queries_keys_and_values_are_normed_sums_at_every_row_count_in_every_format() {
-    for kind in FORMATS {
-        for rows in ROWS {
-            check_qkv([kind; 3], [32, 16, 16], rows, 256, rows % 2 == 1);
-        }
-    }
-}
-
-#[test]
-fn queries_keys_and_values_may_differ_in_format_and_have_any_size() {
-    use BlockType::{BF16, Q4_K, Q6_K, Q8_0};
-    for rows in [1, 9, 20, 65] {
-        check_qkv([Q4_K, Q4_K, Q6_K], [96, 32, 32], rows, 512, true);
-        check_qkv([Q8_0, BF16, Q6_K], [65, 3, 18], rows, 768, true);
-        check_qkv([BF16, BF16, BF16], [10, 5, 5], rows, 77, true);
-        check_qkv([Q8_0, Q8_0, BF16], [24, 8, 8], rows, 1152, false);
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! [`Gpu`] loads kernel files, holds buffers and runs [`Launch`]es; a broken rule
 //! (bounds, uninitialised reads, races, illegal barriers) fails the test with the emulator's
-//! message. Read next: `attention`, `sample`, `copy`; `weights`, then `linear`, `heads`, `rows`,
-//! `invariance`.
+//! message. Read next: `attention`, `sample`, `copy`; `weights`, then `linear`, `qkv`, `heads`,
+//! `rows`, `invariance`.
 
 mod attention;
 mod copy;
@@ -11,6 +11,7 @@ mod heads;
 mod invariance;
 mod layout;
 mod linear;
+mod qkv;
 mod rows;
 mod sample;
 mod weights;

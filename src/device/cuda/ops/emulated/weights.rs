@@ -15,7 +15,8 @@ use crate::device::{BlockType, MatrixView};
 use half::bf16;
 
 /// The kernel files these tests run.
-const SUBJECTS: [&str; 7] = ["embed", "gate_up", "head", "labels", "project", "qkv", "rope_append"];
+const SUBJECTS: [&str; 8] =
+    ["embed", "gate_up", "head", "labels", "project", "qkv", "qkv_sums", "rope_append"];
 
 /// A GPU with them; the seed also picks the architecture.
 pub(super) fn gpu(seed: u64) -> Gpu {
@@ -53,7 +54,12 @@ impl Weights {
     }
 
     pub(super) fn of(gpu: &Gpu, kind: BlockType, rows: usize, cols: usize, bytes: &[u8]) -> Self {
-        let packing = Packing::new(rows, cols, kind);
+        Self::packed(gpu, Packing::new(rows, cols, kind), bytes)
+    }
+
+    /// Packed as `packing` says; `values` in the order of the file.
+    pub(super) fn packed(gpu: &Gpu, packing: Packing, bytes: &[u8]) -> Self {
+        let Packing { rows, cols, kind, .. } = packing;
         let packed = packing.pack(&MatrixView { name: "weights", rows, cols, kind, bytes });
         let mut row = vec![0.0; cols];
         let mut values = Vec::with_capacity(rows * cols);
