@@ -122,11 +122,12 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
 }
 
 #[test]
-fn how_far_decodes_run_ahead_changes_no_token() {
-    let engine = |run_ahead: usize| {
+fn how_far_decodes_and_drafts_run_ahead_changes_no_token() {
+    let engine = |run_ahead: usize, draft_ahead: bool| {
         let options =
             EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::new(Pair::tiny()) };
-        Engine::start(EngineOptions { run_ahead: Some(run_ahead), ..options }).expect("it starts")
+        let (run_ahead, draft_ahead) = (Some(run_ahead), Some(draft_ahead));
+        Engine::start(EngineOptions { run_ahead, draft_ahead, ..options }).expect("it starts")
     };
     let warm = SamplingOverrides { temperature: Some(1.0), seed: Some(5), ..Default::default() };
     let penalised =
@@ -140,20 +141,51 @@ fn how_far_decodes_run_ahead_changes_no_token() {
             }
         }
     }
-    let replies = |run_ahead: usize| -> Vec<Reply> {
-        let engine = engine(run_ahead);
+    let replies = |run_ahead: usize, draft_ahead: bool| -> Vec<Reply> {
+        let engine = engine(run_ahead, draft_ahead);
         // Side by side, so that passes of a chain hold tokens of several requests.
         let all: Vec<_> =
             requests.iter().map(|r| engine.submit(r.clone()).expect("room")).collect();
         all.into_iter().map(|events| events.reply().expect("a reply")).collect()
     };
-    let want = replies(1);
-    for run_ahead in [2, 3, 8] {
-        for (got, want) in replies(run_ahead).iter().zip(&want) {
-            assert_eq!(got.ids, want.ids, "{run_ahead} ahead");
+    let want = replies(1, false);
+    for (run_ahead, draft_ahead) in [(2, false), (8, false), (1, true), (3, true)] {
+        let got = replies(run_ahead, draft_ahead);
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(got.ids, want.ids, "{run_ahead} ahead, drafts {draft_ahead}");
             assert_eq!((got.accepted, got.rewritten), (want.accepted, want.rewritten));
         }
+        let wasted = |replies: &[Reply]| replies.iter().map(|r| r.tokens.wasted).sum::<u32>();
+        assert_eq!(wasted(&got) > wasted(&want), draft_ahead, "{run_ahead} ahead");
     }
+}
+
+#[test]
+fn what_is_drafted_ahead_is_not_heard_of_before_the_step_is_decided() {
+    let options = EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::new(Pair::tiny()) };
+    let engine = Engine::start(EngineOptions { draft_ahead: Some(true), ..options }).unwrap();
+    let (mut accepted, mut rejected) = (0, 0);
+    for question in questions(8) {
+        let (mut heard, mut began) = (0, 0);
+        for event in engine.submit(Request::ask(&question)).expect("room") {
+            match event {
+                Event::Tokens { at, ids, .. } => {
+                    assert_eq!(at, heard, "tokens are heard of in order");
+                    heard += ids.len() as u32;
+                }
+                Event::RolledBack { to } => heard = to,
+                Event::Note(Note::StepBegan { .. }) => began = heard,
+                Event::Note(Note::StepScored { accepted: true, drafted, .. }) => {
+                    assert_eq!(heard - began, drafted, "a scored step and nothing of the next");
+                    accepted += 1;
+                }
+                Event::Note(Note::StepScored { .. }) => rejected += 1,
+                Event::Finished(reply) => assert_eq!(heard as usize, reply.ids.len()),
+                _ => {}
+            }
+        }
+    }
+    assert!(accepted > 0 && rejected > 0, "{accepted} accepted, {rejected} rejected");
 }
 
 #[test]

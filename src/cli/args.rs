@@ -17,7 +17,7 @@ use crate::policy::{AnswerBy, PolicyKind};
 use crate::sample::{Readout, SamplingOverrides, SamplingParams};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use clap::builder::{FalseyValueParser, RangedU64ValueParser};
+use clap::builder::{BoolishValueParser, FalseyValueParser, RangedU64ValueParser};
 use std::path::Path;
 #[cfg(feature = "cuda")]
 use std::path::PathBuf;
@@ -116,6 +116,11 @@ pub(super) struct EngineArgs {
     #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=CHAIN_MAX as u64))]
     pub(super) run_ahead: Option<usize>,
+    /// Draft the next step while one is scored: on or off [default: on where both models run at the
+    /// same time]
+    #[arg(long, value_name = "WHETHER", env = "FORERUN_DRAFT_AHEAD", hide_env_values = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
+    pub(super) draft_ahead: Option<bool>,
     /// Choices of the CUDA device.
     #[cfg(feature = "cuda")]
     #[command(flatten)]
@@ -189,6 +194,7 @@ impl EngineArgs {
         options.max_model_len = self.max_model_len;
         options.kv_cache_memory_bytes = self.kv_cache_memory_bytes;
         options.run_ahead = self.run_ahead;
+        options.draft_ahead = self.draft_ahead;
         options.progress = Some(Box::new(ui::loading_bar()));
         options
     }

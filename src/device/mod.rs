@@ -228,6 +228,12 @@ pub trait Device: Send + Sync + 'static {
         1
     }
 
+    /// Whether passes of two streams run at the same time: then drafting while the base scores costs
+    /// no time of the base's.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
     /// Bytes the device keeps of a matrix: those of the file, unless it has to widen the type.
     fn matrix_bytes(&self, rows: usize, cols: usize, kind: BlockType) -> u64 {
         (rows * kind.row_bytes(cols).unwrap_or(0)) as u64
@@ -405,6 +411,11 @@ pub trait Device: Send + Sync + 'static {
     /// over here; the host does not wait.
     fn submit(&self, _stream: &Self::Stream) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    /// Whether everything submitted to `stream` is done, so that a read-back point would not wait.
+    fn is_done(&self, _stream: &Self::Stream) -> Result<bool, DeviceError> {
+        Ok(true)
     }
 
     /// Copies rows of pages inside the pool, for copy-on-write. The copies have no order among

@@ -14,7 +14,7 @@ use crate::device::{
     SampleRow, Span,
 };
 use crate::error::RequestError;
-use crate::ids::{BranchId, Role, TokenId};
+use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
 use crate::policy::{Outcome, ScoreSpan, StopCause};
@@ -25,8 +25,7 @@ use std::ops::Range;
 
 /// What one task put into a batch.
 pub(super) struct Slot {
-    /// Index into the live requests.
-    pub(super) live: usize,
+    pub(super) request: RequestId,
     pub(super) branch: BranchId,
     /// Which task of that branch.
     pub(super) serial: u64,
@@ -74,14 +73,17 @@ fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> R
     let (role, branch) = at;
     let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
     let seen = pool.len(seq);
+    let end = |task: &ScoreTask| prompt + task.end;
     match live.branches[&branch].tasks[role.index()].as_ref().expect("an active task") {
         // The logits at the tip come from its last token, seen or not.
         Task::Decode(_) => seen.min(total - 1)..total,
-        Task::Score(ScoreTask { score, logprobs, .. }) => match score.span {
-            ScoreSpan::LogProbs { from } if prompt + from as usize + logprobs.len() < total => {
-                seen.min(prompt + from as usize + logprobs.len() - 1)..total
+        Task::Score(task) => match task.score.span {
+            ScoreSpan::LogProbs { from }
+                if prompt + from as usize + task.logprobs.len() < end(task) =>
+            {
+                seen.min(prompt + from as usize + task.logprobs.len() - 1)..end(task)
             }
-            _ => seen..total,
+            _ => seen..end(task),
         },
         Task::Span { range, logprobs } => {
             let first = prompt + range.start as usize + logprobs.len() - 1;
@@ -141,7 +143,6 @@ impl Assembly {
     /// Adds `rows` rows of the task in flight on `at`.
     pub(super) fn add(
         &mut self,
-        index: usize,
         live: &mut Live,
         pool: &mut Pool,
         vocabulary: &Vocabulary,
@@ -164,7 +165,7 @@ impl Assembly {
         let logprobs = self.logprob_heads(live, vocabulary, at, first_row, &fed)?;
         let prompt = live.prompts[role.index()].len();
         let mut slot = Slot {
-            live: index,
+            request: live.id,
             branch,
             serial: live.serial(role, branch).expect("an active task"),
             rows,
@@ -294,10 +295,10 @@ impl Assembly {
         fed: &Range<usize>,
     ) -> Result<Range<usize>, RequestError> {
         let (role, branch) = at;
-        let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
+        let prompt = live.prompts[role.index()].len();
         let tokens = match live.branches[&branch].tasks[role.index()].as_ref() {
-            Some(Task::Score(ScoreTask { score, .. })) => match score.span {
-                ScoreSpan::LogProbs { from } => prompt + from as usize..total,
+            Some(Task::Score(task)) => match task.score.span {
+                ScoreSpan::LogProbs { from } => prompt + from as usize..prompt + task.end,
                 ScoreSpan::None => 0..0,
             },
             Some(Task::Span { range, .. }) => {

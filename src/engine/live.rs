@@ -48,6 +48,8 @@ pub(super) struct DecodeTask {
 /// A scoring in progress.
 pub(super) struct ScoreTask {
     pub(super) score: Score,
+    /// Tail tokens that are scored; the draft may write more meanwhile.
+    pub(super) end: usize,
     /// The suffix's own pages.
     pub(super) scratch: SeqId,
     pub(super) logprobs: Vec<f32>,
@@ -108,6 +110,8 @@ pub(super) struct Live {
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
     text: TailText,
+    /// Tokens beyond a step that is being scored: nobody hears of them before it is decided.
+    withheld: Vec<Event>,
     pub(super) report: Progress,
     pub(super) finished: Option<Result<FinishWhy, RequestError>>,
 }
@@ -175,6 +179,7 @@ impl Live {
             cancelled: s.cancelled,
             submitted: s.submitted,
             text: TailText::default(),
+            withheld: vec![],
             report: Progress::default(),
             finished: None,
         }
@@ -239,6 +244,7 @@ impl Live {
             }
         }
         self.policy = Some(policy);
+        self.tell_decided();
     }
 
     fn execute(
@@ -261,8 +267,10 @@ impl Live {
             }
             Command::Score(score) => {
                 let scratch = pool.create_scratch(score.role);
-                let (at, role) = (score.branch, score.role);
-                self.start(at, role, Task::Score(ScoreTask { score, scratch, logprobs: vec![] }));
+                let (at, role, end) =
+                    (score.branch, score.role, self.branch(score.branch).ids.len());
+                let task = ScoreTask { score, end, scratch, logprobs: vec![] };
+                self.start(at, role, Task::Score(task));
             }
             Command::Span { branch, role, range } => {
                 self.start(branch, role, Task::Span { range, logprobs: vec![] });
@@ -360,7 +368,40 @@ impl Live {
         tail.origins.extend(ids.iter().map(|_| origin));
         if branch == BranchId::ROOT {
             let text = self.text.push(ids, &vocabulary.tokenizer);
-            self.emit(Event::Tokens { at, ids: ids.to_vec(), text, origin, logprobs });
+            let event = Event::Tokens { at, ids: ids.to_vec(), text, origin, logprobs };
+            if self.undecided_from().is_some_and(|from| at >= from) {
+                self.withheld.push(event);
+            } else {
+                self.emit(event);
+            }
+        }
+    }
+
+    /// The tail index behind a step of the root that is being scored.
+    fn undecided_from(&self) -> Option<u32> {
+        let root = &self.branches.get(&BranchId::ROOT)?.tasks;
+        root.iter().flatten().find_map(|task| match task {
+            Task::Score(task) => Some(task.end as u32),
+            _ => None,
+        })
+    }
+
+    /// Tells of tokens that were withheld, up to the step that is being scored now.
+    fn tell_decided(&mut self) {
+        let from = self.undecided_from().unwrap_or(u32::MAX);
+        let is_decided =
+            |event: &mut Event| matches!(event, Event::Tokens { at, .. } if *at < from);
+        let decided: Vec<_> = self.withheld.extract_if(.., is_decided).collect();
+        decided.into_iter().for_each(|event| self.emit(event));
+    }
+
+    /// Forgets the tokens nobody has heard of.
+    pub(super) fn forget_undecided(&mut self) {
+        if let Some(from) = self.undecided_from() {
+            let root = self.branch(BranchId::ROOT);
+            root.ids.truncate(from as usize);
+            root.origins.truncate(from as usize);
+            self.withheld.clear();
         }
     }
 
@@ -376,6 +417,7 @@ impl Live {
             }
         }
         if branch == BranchId::ROOT {
+            self.withheld.retain(|event| matches!(event, Event::Tokens { at, .. } if *at < len));
             self.text.roll_back();
             self.emit(Event::RolledBack { to: len });
         }
@@ -439,7 +481,7 @@ impl Live {
                 self.report.step_drafted = 0;
                 self.report.step_score = None;
             }
-            Note::StepScored { score, accepted, drafted, logprobs, .. } => {
+            Note::StepScored { score, accepted, drafted, ahead, logprobs, .. } => {
                 self.report.step_score = Some(*score);
                 self.report.step_drafted = *drafted;
                 self.report.step_logprobs.clone_from(logprobs);
@@ -447,7 +489,7 @@ impl Live {
                     self.report.accepted += 1;
                 } else {
                     self.report.rewritten += 1;
-                    self.report.wasted += drafted;
+                    self.report.wasted += drafted + ahead;
                 }
             }
             Note::StepKept { start, end, writer, .. } => {

@@ -36,6 +36,8 @@ pub(super) struct Prepared {
     pub(super) max_model_len: u32,
     pub(super) layout: PoolLayout,
     pub(super) device: &'static str,
+    /// Whether the draft writes the next step while one is scored.
+    pub(super) draft_ahead: bool,
 }
 
 const OPEN: &str = "<think>";
@@ -265,6 +267,7 @@ impl Prepared {
             answer_by,
             end_of_turn: self.base().roles.end_of_turn.clone(),
             sampling: Arc::new(sampling),
+            draft_ahead: self.draft_ahead,
         });
         Ok(Submission {
             id,

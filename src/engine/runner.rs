@@ -1,9 +1,12 @@
 //! The engine's thread: plans to passes, passes to outcomes, outcomes to events.
 //!
-//! One turn of the loop is an *engine step*: take in submissions, plan one pass per model, launch
-//! both, collect both, let every policy whose command is complete answer. Nothing here assumes that
-//! there is one request. Invariant: every submission ends in exactly one terminal event, and its
-//! pages are back in the pool before that event is sent.
+//! One turn of the loop is an *engine step*: take in submissions, plan a pass for each model that
+//! is idle, launch them, collect what is done (at least one), let every policy whose command is
+//! complete answer. So neither model waits for the other's pass; where passes run as they are
+//! launched both are done at once. Nothing here assumes that there is one request. Invariants: no
+//! pass is launched while another that somebody has given up is under way, because its pages may
+//! already be somebody else's; every submission ends in exactly one terminal event, and its pages
+//! are back in the pool before that event is sent.
 
 use super::assemble::{self, Assembly, Slot};
 use super::live::{Live, Submission, Vocabulary};
@@ -11,7 +14,7 @@ use super::reply;
 use super::request::Event;
 use crate::device::{Device, Results};
 use crate::error::{DeviceError, RequestError};
-use crate::ids::{BranchId, Role, TokenId};
+use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::Pool;
 use crate::model::{InFlight, Model};
 use crate::policy::{FinishWhy, Outcome};
@@ -34,13 +37,14 @@ pub(super) struct Runner<D: Device> {
     pub(super) run_ahead: usize,
     pub(super) waiting: VecDeque<Submission>,
     pub(super) live: Vec<Live>,
+    /// Passes under way, by role.
+    pub(super) flights: [Option<Flight<D>>; 2],
     /// Why nothing can run any more.
     pub(super) lost: Option<String>,
 }
 
-/// One model's passes of an engine step.
-struct Pass<D: Device> {
-    role: Role,
+/// A chain of one model's passes that was launched and not yet collected.
+pub(super) struct Flight<D: Device> {
     in_flight: InFlight<D>,
     /// Of each pass of the chain.
     slots: Vec<Vec<Slot>>,
@@ -53,11 +57,11 @@ impl<D: Device> Runner<D> {
     pub(super) fn run(mut self) {
         while self.receive() {
             self.admit();
-            let passes = self.launch();
-            for pass in passes {
-                self.collect(&pass);
-            }
+            self.launch();
+            self.collect_done();
             self.end_if_lost();
+            self.end_cancelled();
+            self.collect_given_up();
             self.retire();
         }
     }
@@ -100,9 +104,12 @@ impl<D: Device> Runner<D> {
         }
     }
 
-    fn launch(&mut self) -> Vec<Pass<D>> {
-        let mut passes = vec![];
+    /// Launches a chain of passes of every model that is idle and has something to do.
+    fn launch(&mut self) {
         for role in Role::ALL {
+            if self.flights[role.index()].is_some() {
+                continue;
+            }
             let Some(model) = self.models[role.index()].as_mut() else { continue };
             let started = Instant::now();
             let mut tasks = vec![];
@@ -130,7 +137,7 @@ impl<D: Device> Runner<D> {
                     continue;
                 }
                 let at = (role, branch);
-                let added = assembly.add(index, live, &mut self.pool, &self.vocabulary, at, rows);
+                let added = assembly.add(live, &mut self.pool, &self.vocabulary, at, rows);
                 if let Err(error) = added {
                     live.finished = Some(Err(error));
                 }
@@ -147,29 +154,81 @@ impl<D: Device> Runner<D> {
             match launched {
                 Ok(in_flight) => {
                     let launch_ms = started.elapsed().as_secs_f64() * 1e3;
-                    passes.push(Pass { role, in_flight, slots, rows, launch_ms });
+                    self.flights[role.index()] = Some(Flight { in_flight, slots, rows, launch_ms });
                 }
                 Err(error) => self.fail(slots.iter().flatten(), &error),
             }
         }
-        passes
     }
 
-    fn collect(&mut self, pass: &Pass<D>) {
+    /// Waits until a model is done, and collects every one that is.
+    fn collect_done(&mut self) {
         let started = Instant::now();
-        let model = self.models[pass.role.index()].as_mut().expect("it launched the pass");
-        let results = match model.collect(&self.device, &mut self.pages, &pass.in_flight) {
+        let both = self.flights.iter().all(Option::is_some);
+        let mut done: Vec<Role> = vec![];
+        while both && done.is_empty() {
+            // A failure shows when it is collected.
+            let is_done = |role: &Role| {
+                let model = self.models[role.index()].as_ref().expect("it launched the pass");
+                model.is_done(&self.device).unwrap_or(true)
+            };
+            done = Role::ALL.into_iter().filter(is_done).collect();
+            if done.is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        // What both waited for counts once.
+        let mut waited_ms = started.elapsed().as_secs_f64() * 1e3;
+        for role in if both { done } else { Role::ALL.to_vec() } {
+            if let Some(mut flight) = self.flights[role.index()].take() {
+                flight.launch_ms += std::mem::take(&mut waited_ms);
+                self.collect(role, &flight);
+            }
+        }
+    }
+
+    /// Waits for passes that hold rows of a command that is no longer in flight, or of a request
+    /// that has ended: what they write must not meet what comes next.
+    fn collect_given_up(&mut self) {
+        for role in Role::ALL {
+            let given_up = |flight: &Flight<D>| {
+                flight.slots.iter().flatten().any(|slot| !self.is_awaited(role, slot))
+            };
+            if self.flights[role.index()].as_ref().is_some_and(given_up) {
+                let flight = self.flights[role.index()].take().expect("just seen");
+                self.collect(role, &flight);
+            }
+        }
+    }
+
+    fn index_of(&self, id: RequestId) -> Option<usize> {
+        self.live.iter().position(|live| live.id == id)
+    }
+
+    /// Whether the command a slot belongs to still waits for its results.
+    fn is_awaited(&self, role: Role, slot: &Slot) -> bool {
+        let live = self.index_of(slot.request).map(|i| &self.live[i]);
+        live.is_some_and(|live| {
+            live.finished.is_none() && live.serial(role, slot.branch) == Some(slot.serial)
+        })
+    }
+
+    fn collect(&mut self, role: Role, flight: &Flight<D>) {
+        let started = Instant::now();
+        let model = self.models[role.index()].as_mut().expect("it launched the pass");
+        let results = match model.collect(&self.device, &mut self.pages, &flight.in_flight) {
             Ok(results) => results,
-            Err(error) => return self.fail(pass.slots.iter().flatten(), &error),
+            Err(error) => return self.fail(flight.slots.iter().flatten(), &error),
         };
-        let ms = pass.launch_ms + started.elapsed().as_secs_f64() * 1e3;
-        for (slots, results) in pass.slots.iter().zip(&results) {
+        let ms = flight.launch_ms + started.elapsed().as_secs_f64() * 1e3;
+        for (slots, results) in flight.slots.iter().zip(&results) {
             for slot in slots {
-                let report = &mut self.live[slot.live].report;
+                let index = self.index_of(slot.request).expect("a request outlives its passes");
+                let report = &mut self.live[index].report;
                 for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
-                    report.add_cost(phase, ms * rows as f64 / pass.rows as f64, rows as u32);
+                    report.add_cost(phase, ms * rows as f64 / flight.rows as f64, rows as u32);
                 }
-                let model = self.models[pass.role.index()].as_ref().expect("it launched the pass");
+                let model = self.models[role.index()].as_ref().expect("it launched the pass");
                 let alternatives = match slot.alternatives {
                     None => Ok(vec![]),
                     Some((row, n)) => {
@@ -177,7 +236,7 @@ impl<D: Device> Runner<D> {
                     }
                 };
                 match alternatives {
-                    Ok(alternatives) => self.deliver(slot, pass.role, results, alternatives),
+                    Ok(alternatives) => self.deliver(slot, role, results, alternatives),
                     Err(error) => self.fail([slot], &error),
                 }
             }
@@ -191,13 +250,13 @@ impl<D: Device> Runner<D> {
         results: &Results,
         alternatives: Vec<(TokenId, f32)>,
     ) {
-        let live = &mut self.live[slot.live];
         // The task may have ended meanwhile: with a token of an earlier pass of the chain, or by a
         // policy's answer to the other model's pass.
-        let active = live.serial(role, slot.branch) == Some(slot.serial);
-        if live.finished.is_some() || !active {
+        if !self.is_awaited(role, slot) {
             return;
         }
+        let index = self.index_of(slot.request).expect("somebody awaits it");
+        let live = &mut self.live[index];
         let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
         match assemble::read(slot, role, live, pool, vocabulary, results, alternatives) {
             Ok(Some(outcome)) => live.advance(pool, vocabulary, outcome),
@@ -233,17 +292,22 @@ impl<D: Device> Runner<D> {
                 DeviceError::Lost(why) => DeviceError::Lost(why.clone()),
                 other => DeviceError::Failed(other.to_string()),
             };
-            self.live[slot.live].finished = Some(Err(RequestError::Device(again())));
+            let index = self.index_of(slot.request).expect("a request outlives its passes");
+            self.live[index].finished = Some(Err(RequestError::Device(again())));
+        }
+    }
+
+    fn end_cancelled(&mut self) {
+        for live in &mut self.live {
+            if live.finished.is_none() && live.is_cancelled() {
+                live.forget_undecided();
+                live.finished = Some(Ok(FinishWhy::Cancelled));
+            }
         }
     }
 
     /// Sends the terminal events of everything that ended.
     fn retire(&mut self) {
-        for live in &mut self.live {
-            if live.finished.is_none() && live.is_cancelled() {
-                live.finished = Some(Ok(FinishWhy::Cancelled));
-            }
-        }
         let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
         self.live.retain_mut(|live| {
             if live.finished.is_none() {

@@ -84,6 +84,9 @@ pub struct EngineOptions {
     /// Tokens a decode draws between two looks of the host, 1 to [`CHAIN_MAX`]; those beyond a
     /// decode's end are thrown away. No token depends on it. Without it the device's choice.
     pub run_ahead: Option<usize>,
+    /// Whether the draft writes the next step while the base scores one. No token of a reply
+    /// depends on it. Without it only where the device runs both at the same time.
+    pub draft_ahead: Option<bool>,
     /// Hears how loading proceeds.
     pub progress: Option<Box<dyn FnMut(LoadProgress)>>,
 }
@@ -103,6 +106,7 @@ impl EngineOptions {
             sequences_max: config::SEQUENCES_MAX,
             batch_rows_max: config::BATCH_ROWS_MAX,
             run_ahead: None,
+            draft_ahead: None,
             progress: None,
         }
     }
@@ -265,6 +269,7 @@ fn launch<D: Device>(
         max_model_len,
         layout: layout.clone(),
         device: info.kind,
+        draft_ahead: options.draft_ahead.unwrap_or_else(|| device.overlaps()),
     };
     // A judge that cannot be used is a start-up error, not the first request's.
     if prepared.pair.draft.is_some() {
@@ -285,6 +290,7 @@ fn launch<D: Device>(
         run_ahead,
         waiting: VecDeque::new(),
         live: vec![],
+        flights: [None, None],
         lost: None,
     };
     let thread = std::thread::Builder::new()

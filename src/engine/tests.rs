@@ -76,6 +76,7 @@ fn prepared(name: &str) -> Prepared {
         max_model_len: 4096,
         layout: PoolLayout::choose([Some(kv), Some(kv)], 1 << 24).unwrap(),
         device: "none",
+        draft_ahead: false,
     }
 }
 

@@ -178,6 +178,14 @@ impl<D: Device> Model<D> {
         Ok(batch)
     }
 
+    /// Whether [`Self::collect`] would not wait.
+    ///
+    /// # Errors
+    /// On a device failure.
+    pub fn is_done(&self, device: &D) -> Result<bool, DeviceError> {
+        device.is_done(&self.stream)
+    }
+
     /// Waits for a chain; the results of each of its passes.
     ///
     /// # Errors

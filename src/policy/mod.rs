@@ -70,6 +70,9 @@ pub enum Note {
         accepted: bool,
         /// Tokens of the drafted step; dropped when it was rejected.
         drafted: u32,
+        /// Tokens of the next step that were drafted meanwhile; dropped too when this one was
+        /// rejected.
+        ahead: u32,
         /// The base's log-probability of each drafted token, when asked for.
         logprobs: Vec<f32>,
     },

@@ -5,6 +5,9 @@
 //! machine with every step written by the base. So the degenerate settings agree by construction:
 //! what a threshold of 0 accepts is what `draft` writes.
 //!
+//! While a step is scored the draft may write the one after it (`draft_ahead`): its tokens are those
+//! it would write later, so no reply depends on it; a rejected step takes them with it.
+//!
 //! A step ends with the token that completes the delimiter, with the close marker, with the end of
 //! the turn, or at a cap. Invariant: every kept step holds at least one sampled token, so the
 //! machine ends within its budgets. Read next: `tests.rs`, which drives it with hostile outcomes.
@@ -119,6 +122,8 @@ pub struct StepwiseSettings {
     pub end_of_turn: Vec<TokenId>,
     /// How tokens are drawn, by either model.
     pub sampling: Arc<SamplingParams>,
+    /// Draft the next step while one is scored.
+    pub draft_ahead: bool,
 }
 
 /// How a step ended.
@@ -139,10 +144,21 @@ struct Written {
     sampled: u32,
 }
 
+/// The step after the one being scored.
+#[derive(Debug)]
+enum Ahead {
+    /// Not begun.
+    None,
+    /// The draft writes it.
+    Writing,
+    /// The draft has written it.
+    Written { range: Range<u32>, stop: StopCause },
+}
+
 #[derive(Debug)]
 enum State {
     Writing { writer: Role },
-    Scoring { step: Written },
+    Scoring { step: Written, ahead: Ahead },
     Answering,
     Finished,
 }
@@ -179,6 +195,17 @@ impl Stepwise {
     }
 
     fn write(&mut self, writer: Role, turn: &mut Turn) {
+        turn.commands.push(self.decode_step(writer, self.kept));
+        self.state = State::Writing { writer };
+    }
+
+    /// Tokens that may still be sampled for steps after `kept`.
+    fn left_for_steps(&self, kept: u32) -> u32 {
+        self.settings.token_budget.min(self.settings.tokens_max).saturating_sub(kept)
+    }
+
+    /// A step by `writer`, `kept` tokens after the start.
+    fn decode_step(&self, writer: Role, kept: u32) -> Command {
         let s = &self.settings;
         let mut ids = s.end_of_turn.clone();
         let mut strings = vec![s.delimiter.clone()];
@@ -187,18 +214,23 @@ impl Stepwise {
             Reasoning::Tags { close: Close::Text(text), .. } => strings.push(text.clone()),
             Reasoning::None => {}
         }
-        let left = s.token_budget.min(s.tokens_max).saturating_sub(self.kept);
-        let limit = s.step_tokens_max.min(left).max(1);
+        let limit = s.step_tokens_max.min(self.left_for_steps(kept)).max(1);
         let phase = if writer == Role::Draft { Phase::Draft } else { Phase::Rewrite };
-        turn.commands.push(Command::Decode(Decode {
+        Command::Decode(Decode {
             branch: BRANCH,
             role: writer,
             until: Until { ids, strings, limit, ..Until::default() },
             sampling: s.sampling.clone(),
             want: Want::default(),
             phase,
-        }));
-        self.state = State::Writing { writer };
+        })
+    }
+
+    /// Whether another step by the draft follows this one of its own, should it be accepted.
+    fn draft_goes_on(&self, tails: &dyn Tails, step: &Written) -> bool {
+        matches!(step.end, End::Delimiter | End::Cap)
+            && self.left_for_steps(self.kept + step.sampled) > 0
+            && !self.repeats(tails, self.step + 1, &step.range)
     }
 
     fn step_written(
@@ -238,9 +270,18 @@ impl Stepwise {
                     labels: judge.labels.clone(),
                     span,
                 }));
-                self.state = State::Scoring { step: Written { range: step, end, sampled } };
+                let step = Written { range: step, end, sampled };
+                let mut ahead = Ahead::None;
+                if self.settings.draft_ahead && self.draft_goes_on(tails, &step) {
+                    turn.commands.push(self.decode_step(Role::Draft, self.kept + sampled));
+                    ahead = Ahead::Writing;
+                }
+                self.state = State::Scoring { step, ahead };
             }
-            _ => self.keep_step(tails, writer, &Written { range: step, end, sampled }, turn),
+            _ => {
+                let step = Written { range: step, end, sampled };
+                self.keep_step(tails, writer, &step, Ahead::None, turn);
+            }
         }
     }
 
@@ -259,7 +300,15 @@ impl Stepwise {
         }
     }
 
-    fn keep_step(&mut self, tails: &dyn Tails, writer: Role, step: &Written, turn: &mut Turn) {
+    /// `ahead` is begun only if [`Self::draft_goes_on`], so the last arm is the one that finds it.
+    fn keep_step(
+        &mut self,
+        tails: &dyn Tails,
+        writer: Role,
+        step: &Written,
+        ahead: Ahead,
+        turn: &mut Turn,
+    ) {
         let Range { start, end } = step.range;
         self.kept += step.sampled;
         turn.notes.push(Note::StepKept { index: self.step, start, end, writer });
@@ -273,23 +322,34 @@ impl Stepwise {
             End::Delimiter | End::Cap if self.kept >= self.settings.token_budget => {
                 self.close(writer, ThinkingEnd::Budget, turn);
             }
-            End::Delimiter | End::Cap if self.repeats(tails, &step.range) => {
+            End::Delimiter | End::Cap if self.repeats(tails, self.step, &step.range) => {
                 self.close(writer, ThinkingEnd::Repeated, turn);
             }
             End::Delimiter | End::Cap => {
                 self.last_step = Some(step.range.clone());
-                self.begin_step(turn);
+                self.next_step(tails, ahead, turn);
             }
         }
     }
 
-    /// Whether the step just kept says what the one before it said.
-    fn repeats(&self, tails: &dyn Tails, step: &Range<u32>) -> bool {
+    fn next_step(&mut self, tails: &dyn Tails, ahead: Ahead, turn: &mut Turn) {
+        if let Ahead::None = ahead {
+            return self.begin_step(turn);
+        }
+        turn.notes.push(Note::StepBegan { index: self.step, writer: Role::Draft });
+        self.state = State::Writing { writer: Role::Draft };
+        if let Ahead::Written { range, stop } = ahead {
+            self.step_written(tails, Role::Draft, &range, stop, turn);
+        }
+    }
+
+    /// Whether the step that makes `steps` of them says what the one before it said.
+    fn repeats(&self, tails: &dyn Tails, steps: u32, step: &Range<u32>) -> bool {
         let ids = tails.ids(BRANCH);
         let slice = |r: &Range<u32>| ids.get(r.start as usize..r.end as usize);
         // As in the authors' code only after more than two steps.
         self.settings.stop_on_repeat
-            && self.step > 2
+            && steps > 2
             && self.last_step.as_ref().is_some_and(|last| slice(last) == slice(step))
     }
 
@@ -333,9 +393,8 @@ impl Stepwise {
     }
 
     fn scored(&mut self, tails: &dyn Tails, probs: &[f32], logprobs: Vec<f32>, turn: &mut Turn) {
-        let State::Scoring { step } = std::mem::replace(&mut self.state, State::Finished) else {
-            return;
-        };
+        let state = std::mem::replace(&mut self.state, State::Finished);
+        let State::Scoring { step, ahead } = state else { return };
         let judge = self.settings.judge.as_ref().expect("only a judge leads to Scoring");
         let score = sample::score(judge.readout, probs, judge.threshold);
         let accepted = sample::accepts(judge.readout, score, judge.threshold, judge.cutoff);
@@ -344,13 +403,20 @@ impl Stepwise {
             score,
             accepted,
             drafted: step.sampled,
+            ahead: tails.ids(BRANCH).len() as u32 - step.range.end,
             logprobs,
         });
         if accepted {
-            self.keep_step(tails, Role::Draft, &step, turn);
+            self.keep_step(tails, Role::Draft, &step, ahead, turn);
         } else {
             turn.commands.push(Command::Rollback { branch: BRANCH, len: step.range.start });
             self.write(Role::Base, turn);
+        }
+    }
+
+    fn written_ahead(&mut self, written: Ahead) {
+        if let State::Scoring { ahead, .. } = &mut self.state {
+            *ahead = written;
         }
     }
 
@@ -369,6 +435,9 @@ impl Policy for Stepwise {
                 let writer = *writer;
                 self.step_written(tails, writer, &range, stop, &mut turn);
             }
+            (Outcome::Decoded { range, stop, .. }, State::Scoring { .. }) => {
+                self.written_ahead(Ahead::Written { range, stop });
+            }
             (Outcome::Scored { probs, logprobs, .. }, State::Scoring { .. }) => {
                 self.scored(tails, &probs, logprobs, &mut turn);
             }
@@ -378,6 +447,9 @@ impl Policy for Stepwise {
                 self.finish(why, &mut turn);
             }
             (Outcome::Cancelled { .. }, State::Finished) => {}
+            // What the draft wrote ahead went with the step that was rejected.
+            (Outcome::Cancelled { role: Role::Draft, .. }, State::Writing { writer })
+                if *writer == Role::Base => {}
             (Outcome::Cancelled { .. }, _) => self.finish(FinishWhy::Cancelled, &mut turn),
             _ => {}
         }

@@ -74,10 +74,14 @@ impl Script {
     /// Runs to the end and returns the reason and the notes.
     fn run(&mut self, policy: &mut dyn Policy) -> (FinishWhy, Vec<Note>) {
         let mut notes = vec![];
-        let mut queue = std::collections::VecDeque::from([Outcome::Started]);
-        for _ in 0..100_000 {
-            let outcome = queue.pop_front().expect("a policy without a command in flight is stuck");
-            let turn = policy.next(self, outcome);
+        let mut queue = vec![Outcome::Started];
+        for turns in 0..100_000 {
+            assert!(!queue.is_empty(), "a policy without a command in flight is stuck");
+            // A cancelled command is told of at once; of two models at work either may be first.
+            let is_cancelled = |outcome: &Outcome| matches!(outcome, Outcome::Cancelled { .. });
+            let any = || mix(self.seed ^ turns) as usize % queue.len();
+            let next = queue.iter().position(is_cancelled).unwrap_or_else(any);
+            let turn = policy.next(self, queue.remove(next));
             notes.extend(turn.notes);
             let mut in_flight = 0;
             for command in turn.commands {
@@ -85,16 +89,18 @@ impl Script {
                     Command::Decode(d) => {
                         in_flight += 1;
                         let outcome = self.decode(&d);
-                        queue.push_back(outcome);
+                        queue.push(outcome);
                     }
                     Command::Score(s) => {
                         in_flight += 1;
-                        queue.push_back(self.score(&s));
+                        queue.push(self.score(&s));
                     }
                     Command::Inject { ids, .. } => {
+                        cancel(&mut queue);
                         ids.into_iter().for_each(|id| self.push(id, Origin::Injected));
                     }
                     Command::Rollback { len, .. } => {
+                        cancel(&mut queue);
                         assert!(len as usize <= self.ids.len());
                         self.tail.truncate(len as usize);
                         self.ids.truncate(len as usize);
@@ -108,6 +114,17 @@ impl Script {
             }
         }
         panic!("no end in sight");
+    }
+}
+
+/// What becomes of commands in flight when the tail changes under them.
+fn cancel(queue: &mut [Outcome]) {
+    for outcome in queue {
+        if let Outcome::Decoded { branch, role, .. } | Outcome::Scored { branch, role, .. } =
+            outcome
+        {
+            *outcome = Outcome::Cancelled { branch: *branch, role: *role };
+        }
     }
 }
 
@@ -140,6 +157,7 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
         answer_by: AnswerBy::Draft,
         end_of_turn: vec![END_OF_TURN],
         sampling: Arc::new(SamplingParams::greedy()),
+        draft_ahead: false,
     }
 }
 
@@ -155,10 +173,10 @@ proptest! {
     #[test]
     fn every_run_ends_once_within_its_budgets(
         seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
-        first_n in 0u32..4, tokens_max in 1u32..90,
+        first_n in 0u32..4, tokens_max in 1u32..90, draft_ahead: bool,
     ) {
         let s = StepwiseSettings {
-            first_n, tokens_max, ..settings(Role::Draft, Some(threshold), budget, tags)
+            first_n, tokens_max, draft_ahead, ..settings(Role::Draft, Some(threshold), budget, tags)
         };
         let (script, _, notes) = run(seed, context, s);
         let answer = notes.iter().find_map(|n| match n {
@@ -203,6 +221,27 @@ proptest! {
         let (spec, ..) = run(seed, 400, by_base(settings(Role::Draft, Some(10.0), 60, tags)));
         let (alone, ..) = run(seed, 400, by_base(settings(Role::Base, None, 60, tags)));
         prop_assert_eq!(spec.tail, alone.tail);
+    }
+
+    #[test]
+    fn drafting_ahead_changes_neither_the_reply_nor_what_was_decided(
+        seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
+        tokens_max in 1u32..90,
+    ) {
+        let s = StepwiseSettings {
+            tokens_max, ..settings(Role::Draft, Some(threshold), budget, tags)
+        };
+        let (behind, why, notes) = run(seed, context, s.clone());
+        let (ahead, why_ahead, mut notes_ahead) =
+            run(seed, context, StepwiseSettings { draft_ahead: true, ..s });
+        prop_assert_eq!(ahead.tail, behind.tail);
+        prop_assert_eq!(why_ahead, why);
+        for note in &mut notes_ahead {
+            if let Note::StepScored { ahead, .. } = note {
+                *ahead = 0;
+            }
+        }
+        prop_assert_eq!(notes_ahead, notes);
     }
 
     #[test]
@@ -278,4 +317,38 @@ fn a_rejected_step_is_rolled_back_before_the_base_writes() {
     assert!(matches!(turn.commands[0], Command::Rollback { len: 0, .. }));
     assert!(matches!(&turn.commands[1], Command::Decode(d) if d.role == Role::Base));
     assert!(matches!(turn.notes[0], Note::StepScored { accepted: false, drafted: 2, .. }));
+}
+
+#[test]
+fn the_next_step_is_drafted_while_one_is_scored_and_taken_over_when_it_is_kept() {
+    let mut tails = Parrot(vec![TokenId(7), DELIMITER]);
+    let settings =
+        StepwiseSettings { draft_ahead: true, ..settings(Role::Draft, Some(7.0), 1000, true) };
+    let mut policy = Stepwise::new(settings);
+    let decoded = |range: std::ops::Range<u32>| Outcome::Decoded {
+        branch: BranchId::ROOT,
+        role: Role::Draft,
+        range,
+        stop: StopCause::String(0),
+        stats: vec![],
+    };
+    let drafts = |commands: &[Command]| {
+        commands.iter().any(|c| matches!(c, Command::Decode(d) if d.role == Role::Draft))
+    };
+    let scores = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Score(_)));
+    policy.next(&tails, Outcome::Started);
+    let turn = policy.next(&tails, decoded(0..2));
+    assert!(scores(&turn.commands) && drafts(&turn.commands), "{:?}", turn.commands);
+    tails.0.extend([TokenId(8), DELIMITER]);
+    let turn = policy.next(&tails, decoded(2..4));
+    assert!(turn.commands.is_empty(), "the second step waits for the first one's score");
+    let mut probs = vec![0.0; 10];
+    probs[9] = 1.0;
+    let turn = policy.next(
+        &tails,
+        Outcome::Scored { branch: BranchId::ROOT, role: Role::Base, probs, logprobs: vec![] },
+    );
+    assert!(scores(&turn.commands) && drafts(&turn.commands), "{:?}", turn.commands);
+    let kept: Vec<_> = turn.notes.iter().filter(|n| matches!(n, Note::StepKept { .. })).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
 }

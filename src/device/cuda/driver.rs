@@ -332,6 +332,15 @@ impl Event {
         let raw = check(result::event::create(flags), || "cuEventCreate".into())?;
         Ok(Self { context: context.clone(), raw })
     }
+
+    /// Whether the work it was last recorded behind is done.
+    pub(super) fn is_done(&self) -> Result<bool, DeviceError> {
+        // SAFETY: created in `new` and alive; asking changes nothing.
+        match unsafe { sys::cuEventQuery(self.raw) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => check(code.result(), || "cuEventQuery".into()).map(|()| true),
+        }
+    }
 }
 
 impl Drop for Event {

@@ -253,6 +253,10 @@ impl Device for CudaDevice {
         4
     }
 
+    fn overlaps(&self) -> bool {
+        self.0.options.overlap != Overlap::Off
+    }
+
     fn matrix_bytes(&self, rows: usize, cols: usize, kind: BlockType) -> u64 {
         Packing::new(rows, cols, kind).bytes() as u64
     }
@@ -600,6 +604,11 @@ impl Device for CudaDevice {
     fn submit(&self, stream: &CudaStream) -> Result<(), DeviceError> {
         self.0.context.bind()?;
         stream.stream.borrow_mut().submit()
+    }
+
+    fn is_done(&self, stream: &CudaStream) -> Result<bool, DeviceError> {
+        self.0.context.bind()?;
+        stream.stream.borrow().is_done()
     }
 
     fn copy_pages(

@@ -174,6 +174,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the pass submitted last is done.
+    pub(super) fn is_done(&self) -> Result<bool, DeviceError> {
+        self.done.is_done().map_err(|error| self.located(error))
+    }
+
     fn run(&mut self) -> Result<(), DeviceError> {
         let (queue, kernels, launches) = (&self.queue, &self.kernels, &self.submitted);
         let each = || {
