@@ -13,6 +13,8 @@ namespace forerun {
 
 constexpr int kCombineThreads = 128;
 constexpr int kColumns = 4;
+// Splits that are loaded together: a few rows have too few threads to wait for one after another.
+constexpr int kTogether = 8;
 
 struct AttentionCombineParams {
   Batch batch;
@@ -36,15 +38,23 @@ __device__ __forceinline__ void combine(const AttentionCombineParams& p, int row
   const float2* sums = p.partial_sums + static_cast<long long>(partial) * p.heads + head;
   float4 total = make_float4(0, 0, 0, 0);
   float2 state = make_float2(kMasked, 0);
-  for (int split = 0; split < splits; ++split) {
-    const float4 more = *reinterpret_cast<const float4*>(values);
-    const float2 next = *sums;
-    const Fold both(state.x, next.x, p.scale);
-    state = make_float2(both.max, both(state.y, next.y));
-    total = make_float4(both(total.x, more.x), both(total.y, more.y), both(total.z, more.z),
-                        both(total.w, more.w));
-    values += width;
-    sums += p.heads;
+  for (int first = 0; first < splits; first += kTogether) {
+    float4 more[kTogether];
+    float2 next[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i >= splits) break;
+      more[i] = *reinterpret_cast<const float4*>(values + (first + i) * width);
+      next[i] = sums[(first + i) * static_cast<long long>(p.heads)];
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i >= splits) break;
+      const Fold both(state.x, next[i].x, p.scale);
+      state = make_float2(both.max, both(state.y, next[i].y));
+      total = make_float4(both(total.x, more[i].x), both(total.y, more[i].y),
+                          both(total.z, more[i].z), both(total.w, more[i].w));
+    }
   }
   const float inverse = normaliser(state.y);
   const uint2 packed = make_uint2(normalised(total.x, total.y, inverse),

@@ -1,12 +1,12 @@
 // act[t, f] = silu(gate) * up, gate = Wg x, up = Wu x, x = rms_norm(hidden[t]) * g.
 //
-// hidden [T, C] bf16; g [C] f32; Wg, Wu [F, C] packed (common/weights.cuh), each in its own format;
-// act [T, F] bf16. silu(y) = y / (1 + exp(-y)).
-// Grid: x = ceil(T / tokens of the tile), y = ceil(F / 32); 256 threads. A CTA's four panels are
-// gate, up, gate, up of two neighbouring panels of features, two warps each, so that silu and the
-// product happen before anything is stored. Entries forerun_gate_up_n8, _n16, _n32, _n64 differ in
-// tokens a tile only and give the same bits: common/linear.cuh has the order of summation, and the
-// shared memory.
+// hidden [T, C] bf16; g [C] f32; W [2 F', C] packed (common/weights.cuh), F' = F up to a multiple of
+// 8; act [T, F] bf16. silu(y) = y / (1 + exp(-y)). A panel of W is eight rows of Wg, then the same
+// rows of Wu, so that both factors of a product are in one warp: a lane has four of one, its
+// partner's four come by one shuffle, and silu and product happen before anything is stored.
+// Grid: x = ceil(T / tokens of the tile), y = ceil(2 F' / features of the tile); 256 threads.
+// Entries forerun_gate_up_n8, _n16, _n32, _n64 differ in tokens a tile only and give the same bits:
+// common/linear.cuh has the order of summation, and the shared memory.
 // Bound: memory, the bytes of W and 2 T (C + F). Error: one bf16 rounding of each x g.
 #include "common/linear.cuh"
 
@@ -14,50 +14,48 @@ namespace forerun {
 
 struct GateUpParams {
   Batch batch;
-  Matrix gate;
-  Matrix up;
+  Matrix pairs;
   const float* norm;
   const bf16* hidden;
   bf16* act;
   float eps;
-  int reserved;
+  int features;  // F
 };
 
 __device__ inline float silu(float y) { return __fdiv_rn(y, __fadd_rn(1.0f, expf(-y))); }
 
 template <int kTokenTiles>
 __device__ inline void gate_up(const GateUpParams& p) {
-  using T = WideTile<kTokenTiles>;
+  using T = NarrowTile<kTokenTiles>;
   const int first_row = blockIdx.x * T::kTokens;
-  const int first_panel = blockIdx.y * (T::kPanels / 2);
-  const int warp_slot = threadIdx.x / 32 / T::kSliceWarps;
+  const int first_panel = blockIdx.y * T::kPanels;
   const int tokens = multiply_tile<T, true>(
-      Activations{p.hidden, p.norm, p.gate.columns}, ConsecutiveRows{first_row},
+      Activations{p.hidden, p.norm, p.pairs.columns}, ConsecutiveRows{first_row},
       [&] { return p.batch.counts[kRows] - first_row; },
-      panel_of(warp_slot % 2 == 0 ? p.gate : p.up, first_panel + warp_slot / 2),
-      p.gate.format == kQ4_K || p.up.format == kQ4_K, p.eps);
+      panel_of(p.pairs, first_panel + threadIdx.x / 32 / T::kSliceWarps),
+      p.pairs.format == kQ4_K, p.eps);
   if (tokens == 0) return;
-  const int features = p.gate.rows;
-  for_each_panel_tile<T>([&](int slot, int token_tile) {
-    if (slot % 2 != 0) return;
-    const Quad gate = combine<T>(slot, token_tile), up = combine<T>(slot + 1, token_tile);
-    const int feature = (first_panel + slot / 2) * kPanelRows + gate.feature;
-    if (gate.token >= tokens || feature >= features) return;
-    const float scale = Staged<T>::scales()[gate.token];
+  for_each_panel_tile<T>([&](int panel, int token_tile) {
+    Quad quad = combine<T>(panel, token_tile);
+    quad.scale(Staged<T>::scales()[quad.token]);
     float y[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      y[i] = __fmul_rn(silu(__fmul_rn(gate.y[i], scale)), __fmul_rn(up.y[i], scale));
+      const float up = __shfl_xor_sync(~0u, quad.y[i], 2);
+      y[i] = __fmul_rn(silu(quad.y[i]), up);
     }
-    bf16* out = p.act + static_cast<size_t>(first_row + gate.token) * features + feature;
-    if (features % 4 == 0) {
+    constexpr int kPairs = kPanelRows / 2;
+    const int feature = (first_panel + panel) * kPairs + quad.feature;
+    if (quad.feature >= kPairs || quad.token >= tokens || feature >= p.features) return;
+    bf16* out = p.act + static_cast<size_t>(first_row + quad.token) * p.features + feature;
+    if (p.features % 4 == 0) {
       *reinterpret_cast<uint2*>(out) =
           make_uint2(round_to_pair(y[0], y[1]), round_to_pair(y[2], y[3]));
       return;
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (feature + i < features) out[i] = round_to_bf16(y[i]);
+      if (feature + i < p.features) out[i] = round_to_bf16(y[i]);
     }
   });
 }
@@ -70,20 +68,20 @@ using forerun::GateUpParams;
 extern "C" __device__ __attribute__((used)) const unsigned int forerun_gate_up_layout[] = {
     sizeof(GateUpParams),
     offsetof(GateUpParams, batch),
-    offsetof(GateUpParams, gate),
-    offsetof(GateUpParams, up),
+    offsetof(GateUpParams, pairs),
     offsetof(GateUpParams, norm),
     offsetof(GateUpParams, hidden),
     offsetof(GateUpParams, act),
     offsetof(GateUpParams, eps),
-    offsetof(GateUpParams, reserved),
+    offsetof(GateUpParams, features),
 };
 // Dynamic shared memory of each entry, for the same test.
 extern "C" __device__ __attribute__((used)) const unsigned int forerun_gate_up_shared_bytes[] = {
-    forerun::WideTile<1>::kSharedBytes, forerun::WideTile<2>::kSharedBytes,
-    forerun::WideTile<4>::kSharedBytes, forerun::WideTile<8>::kSharedBytes};
+    forerun::NarrowTile<1>::kSharedBytes, forerun::NarrowTile<2>::kSharedBytes,
+    forerun::NarrowTile<4>::kSharedBytes, forerun::NarrowTile<8>::kSharedBytes};
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+// Decode waits for memory: three CTAs an SM keep more of it under way.
+extern "C" __global__ void __launch_bounds__(256, 3)
     forerun_gate_up_n8(const __grid_constant__ GateUpParams p) {
   forerun::gate_up<1>(p);
 }

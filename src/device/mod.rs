@@ -104,10 +104,8 @@ pub struct QkvWeights<D: Device + ?Sized> {
 pub struct GateUpWeights<D: Device + ?Sized> {
     /// RMS norm weight, `[C]`.
     pub norm: D::Vector,
-    /// `[F, C]`.
-    pub gate: D::Matrix,
-    /// `[F, C]`.
-    pub up: D::Matrix,
+    /// Gate and up, each `[F, C]`.
+    pub matrices: D::GateUp,
 }
 
 /// Weights after the last layer.
@@ -209,6 +207,8 @@ pub trait Device: Send + Sync + 'static {
     type Buffer: Send;
     /// A packed weight matrix.
     type Matrix: Send + Sync;
+    /// The packed matrices of gate and up, which are multiplied together.
+    type GateUp: Send + Sync;
     /// A small f32 vector: norm weights, biases, rotary tables.
     type Vector: Send + Sync;
     /// An ordered queue of work; one per model.
@@ -237,6 +237,10 @@ pub trait Device: Send + Sync + 'static {
     /// Bytes the device keeps of a matrix: those of the file, unless it has to widen the type.
     fn matrix_bytes(&self, rows: usize, cols: usize, kind: BlockType) -> u64 {
         (rows * kind.row_bytes(cols).unwrap_or(0)) as u64
+    }
+    /// The same of a gate and an up matrix of `[rows, cols]` each.
+    fn gate_up_bytes(&self, rows: usize, cols: usize, kinds: [BlockType; 2]) -> u64 {
+        kinds.into_iter().map(|kind| self.matrix_bytes(rows, cols, kind)).sum()
     }
     /// Bytes a model takes beside its weights and the pool, for passes of `shape` up to `limits`.
     fn pass_bytes(&self, shape: &Shape, limits: &PassLimits) -> u64 {
@@ -273,6 +277,15 @@ pub trait Device: Send + Sync + 'static {
     ) -> Result<Self::Matrix, DeviceError> {
         self.matrix(view)
     }
+    /// Packs the matrices of gate and up, of one size.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    fn gate_up_matrices(
+        &self,
+        gate: MatrixView<'_>,
+        up: MatrixView<'_>,
+    ) -> Result<Self::GateUp, DeviceError>;
     /// Uploads a vector.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use super::architecture::{Architecture, Family};
 use super::file_bytes::{Blame, FileBytes, excerpt};
+use crate::device::MatrixView;
 use crate::device::blocks::BlockType;
 use crate::error::LoadError;
 
@@ -66,6 +67,15 @@ pub struct TensorView<'a> {
     pub bytes: Cow<'a, [u8]>,
     /// The name in the file.
     pub name: String,
+}
+
+impl TensorView<'_> {
+    /// The tensor as a device takes it.
+    #[must_use]
+    pub fn view(&self) -> MatrixView<'_> {
+        let Self { rows, cols, kind, .. } = *self;
+        MatrixView { name: &self.name, rows, cols, kind, bytes: &self.bytes }
+    }
 }
 
 /// One line of `inspect`: a tensor as the file describes it.

@@ -5,7 +5,7 @@
 
 use super::architecture::Architecture;
 use super::checkpoint::Checkpoint;
-use super::tensors::{TensorName, TensorView};
+use super::tensors::TensorName;
 use crate::device::{Device, GateUpWeights, HeadWeights, Linear, MatrixView, QkvWeights, blocks};
 use crate::error::{DeviceError, LoadError};
 
@@ -64,13 +64,18 @@ impl<D: Device> Weights<D> {
     pub fn planned_bytes(device: &D, checkpoint: &Checkpoint) -> Result<u64, LoadError> {
         use TensorName as T;
         let a = checkpoint.architecture();
-        let layer = |l| [T::Q(l), T::K(l), T::V(l), T::O(l), T::Gate(l), T::Up(l), T::Down(l)];
+        let layer = |l| [T::Q(l), T::K(l), T::V(l), T::O(l), T::Down(l)];
         let whole = [T::Embed].into_iter().chain((!a.tied_head).then_some(T::Head));
         let mut bytes = checkpoint.file_bytes();
         for name in whole.chain((0..a.layers).flat_map(layer)) {
             let tensor = checkpoint.tensor(name)?;
             bytes += device.matrix_bytes(tensor.rows, tensor.cols, tensor.kind);
             bytes -= tensor.bytes.len() as u64;
+        }
+        for l in 0..a.layers {
+            let (gate, up) = (checkpoint.tensor(T::Gate(l))?, checkpoint.tensor(T::Up(l))?);
+            bytes += device.gate_up_bytes(gate.rows, gate.cols, [gate.kind, up.kind]);
+            bytes -= (gate.bytes.len() + up.bytes.len()) as u64;
         }
         Ok(bytes)
     }
@@ -111,8 +116,7 @@ impl<D: Device> Loader<'_, D> {
             output: self.linear(T::O(l), None)?,
             gate_up: GateUpWeights {
                 norm: self.vector(T::FfnNorm(l))?,
-                gate: self.matrix(T::Gate(l))?,
-                up: self.matrix(T::Up(l))?,
+                matrices: self.gate_up(l)?,
             },
             down: self.linear(T::Down(l), None)?,
         })
@@ -150,11 +154,18 @@ impl<D: Device> Loader<'_, D> {
         pack: impl FnOnce(&D, MatrixView<'_>) -> Result<D::Matrix, DeviceError>,
     ) -> Result<D::Matrix, LoadError> {
         let tensor = self.checkpoint.tensor(name)?;
-        let TensorView { rows, cols, kind, .. } = tensor;
-        let view = MatrixView { name: &tensor.name, rows, cols, kind, bytes: &tensor.bytes };
-        let matrix = pack(self.device, view)?;
+        let matrix = pack(self.device, tensor.view())?;
         (self.progress)(tensor.bytes.len() as u64);
         Ok(matrix)
+    }
+
+    fn gate_up(&mut self, l: usize) -> Result<D::GateUp, LoadError> {
+        let names = [TensorName::Gate(l), TensorName::Up(l)];
+        let [gate, up] = names.map(|name| self.checkpoint.tensor(name));
+        let (gate, up) = (gate?, up?);
+        let matrices = self.device.gate_up_matrices(gate.view(), up.view())?;
+        (self.progress)((gate.bytes.len() + up.bytes.len()) as u64);
+        Ok(matrices)
     }
 
     fn optional(&mut self, name: Option<TensorName>) -> Result<Option<D::Vector>, LoadError> {

@@ -155,6 +155,16 @@ pub(crate) fn rotated<D: Device>(
     packed.unwrap()
 }
 
+/// Gate and up, each as rows, columns, block type and bytes.
+pub(crate) fn gate_up<D: Device>(
+    device: &D,
+    matrices: [(usize, usize, BlockType, &[u8]); 2],
+) -> D::GateUp {
+    let view = |(rows, cols, kind, bytes)| MatrixView { name: "m", rows, cols, kind, bytes };
+    let [gate, up] = matrices.map(view);
+    device.gate_up_matrices(gate, up).unwrap()
+}
+
 /// Values as a matrix of f32.
 pub(crate) fn plain<D: Device>(device: &D, cols: usize, values: &[f32]) -> D::Matrix {
     matrix(device, values.len() / cols, cols, BlockType::F32, bytemuck::cast_slice(values))
@@ -222,7 +232,9 @@ impl<D: Device> Model<D> {
                 };
                 let out = Linear { matrix: weight(hidden, heads * head_dim), bias: None };
                 let down = Linear { matrix: weight(hidden, ffn), bias: None };
-                let [gate, up] = [(); 2].map(|()| weight(ffn, hidden));
+                let [gate, up] = [(); 2].map(|()| encoded(ffn, hidden));
+                let of = |(kind, bytes)| (ffn, hidden, *kind, bytes);
+                let matrices = gate_up(device, [&gate, &up].map(|(k, b)| of((k, b.as_slice()))));
                 let head_norm = spec.head_norm.then_some(head_dim);
                 let qkv = QkvWeights {
                     norm: vector(hidden, 1.0),
@@ -232,7 +244,7 @@ impl<D: Device> Model<D> {
                     q_norm: head_norm.map(|d| vector(d, 1.0)),
                     k_norm: head_norm.map(|d| vector(d, 1.0)),
                 };
-                let gate_up = GateUpWeights { norm: vector(hidden, 1.0), gate, up };
+                let gate_up = GateUpWeights { norm: vector(hidden, 1.0), matrices };
                 Layer { qkv, out, gate_up, down }
             })
             .collect();

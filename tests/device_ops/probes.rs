@@ -1,8 +1,8 @@
 //! Single operations and whole passes on any device: what tests of every device are made of.
 
 use crate::harness::{
-    BARE, BatchBuilder, Buffers, LIMITS, Layer, Model, Rng, Spec, Table, matrix, plain, rotated,
-    tokens,
+    BARE, BatchBuilder, Buffers, LIMITS, Layer, Model, Rng, Spec, Table, gate_up, matrix, plain,
+    rotated, tokens,
 };
 use forerun::device::{
     BlockType, Device, Element, GateUpWeights, HeadKind, HeadResult, Linear, QkvWeights,
@@ -182,8 +182,7 @@ pub(crate) fn gated<D: Device>(
     Buffers::upload(device, &stream, c, x, &mut hidden);
     let weights = GateUpWeights {
         norm: device.vector(norm).unwrap(),
-        gate: matrix(device, f, c, spec.kind, g),
-        up: matrix(device, f, c, spec.kind, u),
+        matrices: gate_up(device, [(f, c, spec.kind, g), (f, c, spec.kind, u)]),
     };
     let batch = device.stage(&stream, rows_only(rows)).unwrap();
     device.gate_up(&stream, &spec.shape, &weights, &batch, &hidden, &mut act).unwrap();

@@ -160,6 +160,7 @@ impl CpuBuffer {
 impl Device for CpuDevice {
     type Buffer = CpuBuffer;
     type Matrix = CpuMatrix;
+    type GateUp = [Self::Matrix; 2];
     type Vector = CpuVector;
     type Stream = CpuStream;
     type Batch = RaggedBatch;
@@ -196,6 +197,14 @@ impl Device for CpuDevice {
         let reservation = self.account.reserve(view.name, bytes)?;
         let matrix = if self.widen { Matrix::pack_widened(view)? } else { Matrix::pack(view)? };
         Ok(CpuMatrix { matrix, _reservation: reservation })
+    }
+
+    fn gate_up_matrices(
+        &self,
+        gate: MatrixView<'_>,
+        up: MatrixView<'_>,
+    ) -> Result<Self::GateUp, DeviceError> {
+        Ok([self.matrix(gate)?, self.matrix(up)?])
     }
 
     fn vector(&self, values: &[f32]) -> Result<CpuVector, DeviceError> {
@@ -362,7 +371,7 @@ impl Device for CpuDevice {
         act: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         let Scratch { x, .. } = &mut *stream.0.borrow_mut();
-        let (gate, up) = (&weights.gate.matrix, &weights.up.matrix);
+        let [gate, up] = weights.matrices.each_ref().map(|m| &m.matrix);
         let rows = batch.rows();
         let need = gate.need() | up.need();
         self.prepare_normed(x, shape, &weights.norm.values, rows, hidden.floats(), need);

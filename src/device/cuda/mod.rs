@@ -51,7 +51,7 @@ use ops::qkv::{self, QkvInput, QkvOutput};
 use ops::rope_append::{RopeAppendBuffers, rope_append};
 use ops::sample::{Cut, SCRATCH_BYTES, SampleBuffers, SampleSource, launch_sample};
 pub use options::CudaOptions;
-use pack::{Packing, RowOrder};
+use pack::{Packing, Source};
 use plan::PlanLimits;
 pub use staging::CudaBatch;
 use staging::{Buckets, bucket};
@@ -94,7 +94,15 @@ pub struct CudaBuffer {
 #[derive(Debug)]
 pub struct CudaMatrix {
     packed: Matrix,
-    order: RowOrder,
+    /// Whether its rows lie as `kernels/qkv.cu` rotates them.
+    rotary: bool,
+}
+
+/// Gate and up, packed as one matrix.
+pub struct CudaPairs {
+    packed: Matrix,
+    /// `F`.
+    features: usize,
 }
 
 /// A vector of f32.
@@ -178,12 +186,12 @@ impl CudaDevice {
 }
 
 impl CudaDevice {
-    fn pack(&self, view: MatrixView<'_>, order: RowOrder) -> Result<CudaMatrix, DeviceError> {
-        let packing = Packing::new(view.rows, view.cols, view.kind).ordered(order);
-        self.0.widened_bytes.fetch_add(packing.widening_bytes() as u64, Ordering::Relaxed);
-        let address = self.0.arena.take(packing.bytes(), view.name)?;
-        arena::upload_now(address, &packing.pack(&view), view.name)?;
-        Ok(CudaMatrix { packed: Matrix::new(address, &packing), order })
+    fn pack(&self, source: &Source<'_>, name: &str) -> Result<Matrix, DeviceError> {
+        let packing = source.packing();
+        self.0.widened_bytes.fetch_add(packing.widening_bytes as u64, Ordering::Relaxed);
+        let address = self.0.arena.take(packing.bytes(), name)?;
+        arena::upload_now(address, &source.pack(), name)?;
+        Ok(Matrix::new(address, &packing))
     }
 }
 
@@ -229,6 +237,7 @@ fn address_of(vector: Option<&CudaVector>) -> Address {
 impl Device for CudaDevice {
     type Buffer = CudaBuffer;
     type Matrix = CudaMatrix;
+    type GateUp = CudaPairs;
     type Vector = CudaVector;
     type Stream = CudaStream;
     type Batch = CudaBatch;
@@ -293,7 +302,7 @@ impl Device for CudaDevice {
     }
 
     fn matrix(&self, view: MatrixView<'_>) -> Result<CudaMatrix, DeviceError> {
-        self.pack(view, RowOrder::File)
+        Ok(CudaMatrix { packed: self.pack(&Source::Plain(view), view.name)?, rotary: false })
     }
 
     fn rotary_matrix(
@@ -301,7 +310,21 @@ impl Device for CudaDevice {
         view: MatrixView<'_>,
         head_dim: usize,
     ) -> Result<CudaMatrix, DeviceError> {
-        self.pack(view, RowOrder::rotary(head_dim).unwrap_or(RowOrder::File))
+        let Some(source) = Source::rotary(view, head_dim) else { return self.matrix(view) };
+        Ok(CudaMatrix { packed: self.pack(&source, view.name)?, rotary: true })
+    }
+
+    fn gate_up_bytes(&self, rows: usize, cols: usize, kinds: [BlockType; 2]) -> u64 {
+        Packing::pairs(rows, cols, kinds).bytes() as u64
+    }
+
+    fn gate_up_matrices(
+        &self,
+        gate: MatrixView<'_>,
+        up: MatrixView<'_>,
+    ) -> Result<CudaPairs, DeviceError> {
+        let packed = self.pack(&Source::Pairs([gate, up]), gate.name)?;
+        Ok(CudaPairs { packed, features: gate.rows })
     }
 
     fn vector(&self, values: &[f32]) -> Result<CudaVector, DeviceError> {
@@ -428,9 +451,9 @@ impl Device for CudaDevice {
             eps: shape.rms_eps,
             reserved: 0,
         };
-        let orders = [weights.q.matrix.order, weights.k.matrix.order];
-        assert!(orders[0] == orders[1], "q and k lie differently: {orders:?}");
-        if orders[0] != RowOrder::File {
+        let rotary = [weights.q.matrix.rotary, weights.k.matrix.rotary];
+        assert!(rotary[0] == rotary[1], "q and k lie differently");
+        if rotary[0] {
             assert!(weights.q_norm.is_none() && weights.k_norm.is_none(), "norms per head");
             let output = QkvOutput { rope: rope.0, q: q.address, pool: pool.address };
             stream.enqueue([qkv::qkv(rows, shape, layer, &input, &output)]);
@@ -508,13 +531,12 @@ impl Device for CudaDevice {
     ) -> Result<(), DeviceError> {
         let params = GateUpParams {
             batch: batch.view,
-            gate: weights.gate.packed,
-            up: weights.up.packed,
+            pairs: weights.matrices.packed,
             norm: weights.norm.0,
             hidden: hidden.address,
             act: act.address,
             eps: shape.rms_eps,
-            reserved: 0,
+            features: weights.matrices.features as i32,
         };
         stream.enqueue([gate_up(batch.buckets.rows, &params)]);
         Ok(())

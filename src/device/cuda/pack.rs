@@ -79,6 +79,18 @@ impl Format {
         }
     }
 
+    /// Bytes that a row of `cols` elements of `kind` grows by, padding not counted.
+    fn widening_bytes(self, kind: BlockType, cols: usize) -> usize {
+        let bits = |kind: BlockType| kind.block_bytes() * 8 * BLOCK_COLS / kind.block_elements();
+        let wide = match self {
+            Self::Bf16 => BlockType::BF16,
+            Self::Q8_0 => BlockType::Q8_0,
+            Self::Q4_K => BlockType::Q4_K,
+            Self::Q6_K => BlockType::Q6_K,
+        };
+        cols * bits(wide).saturating_sub(bits(kind)) / (8 * BLOCK_COLS)
+    }
+
     /// Bytes of a panel of `cols` columns.
     ///
     /// # Panics
@@ -100,48 +112,134 @@ impl Format {
     }
 }
 
-/// Which row of a matrix each row of its panels is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RowOrder {
-    /// The one of the file.
-    File,
-    /// Of heads of `head_dim` rows, a multiple of 16, a panel has eight pairs `(i, i + D/2)`: their
+/// Matrices to be packed as one, and in which order their rows follow in its panels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// One matrix, rows in the order of the file.
+    Plain(MatrixView<'a>),
+    /// Heads of `head_dim` rows, a multiple of 16. A panel has eight pairs `(i, i + D/2)`: their
     /// first halves as its rows 0..8, their second halves as rows 8..16, so that rotating them is
     /// a matter of one warp.
     Rotary {
+        /// Queries or keys.
+        view: MatrixView<'a>,
         /// `D`.
         head_dim: usize,
     },
+    /// Two matrices of one size. A panel has eight rows of the first, then the same rows of the
+    /// second, so that both elements of a product are in one warp.
+    Pairs([MatrixView<'a>; 2]),
 }
 
-impl RowOrder {
-    /// The order in which `kernels/qkv.cu` can rotate heads of `head_dim` rows, if there is one.
-    pub(crate) fn rotary(head_dim: usize) -> Option<Self> {
-        head_dim.is_multiple_of(PANEL_ROWS).then_some(Self::Rotary { head_dim })
+impl<'a> Source<'a> {
+    /// Queries or keys as `kernels/qkv.cu` rotates them; none if their heads do not end with a
+    /// panel.
+    pub(crate) fn rotary(view: MatrixView<'a>, head_dim: usize) -> Option<Self> {
+        let whole = head_dim.is_multiple_of(PANEL_ROWS) && view.rows.is_multiple_of(head_dim);
+        whole.then_some(Self::Rotary { view, head_dim })
     }
 
-    /// The file's row that is packed as row `packed`.
-    fn row(self, packed: usize) -> usize {
-        let Self::Rotary { head_dim } = self else { return packed };
-        let (head, in_head) = (packed / head_dim, packed % head_dim);
-        let (panel, row) = (in_head / PANEL_ROWS, in_head % PANEL_ROWS);
-        head * head_dim + row / 8 * (head_dim / 2) + panel * 8 + row % 8
+    /// How it is packed.
+    ///
+    /// # Panics
+    /// As [`Packing::new`], or if two matrices differ in size.
+    pub(crate) fn packing(&self) -> Packing {
+        match self {
+            Self::Plain(view) | Self::Rotary { view, .. } => {
+                Packing::new(view.rows, view.cols, view.kind)
+            }
+            Self::Pairs([first, second]) => {
+                let size = (first.rows, first.cols);
+                assert_eq!(size, (second.rows, second.cols), "sizes of {}", second.name);
+                Packing::pairs(first.rows, first.cols, [first.kind, second.kind])
+            }
+        }
+    }
+
+    /// The block type and bytes of row `packed`, if it is not padding.
+    pub(super) fn row(&self, packed: usize) -> Option<(BlockType, &'a [u8])> {
+        let (view, row) = match self {
+            Self::Plain(view) => (view, packed),
+            Self::Rotary { view, head_dim } => {
+                let (head, in_head) = (packed / head_dim, packed % head_dim);
+                let (panel, row) = (in_head / PANEL_ROWS, in_head % PANEL_ROWS);
+                (view, head * head_dim + row / 8 * (head_dim / 2) + panel * 8 + row % 8)
+            }
+            Self::Pairs(views) => {
+                let (panel, row) = (packed / PANEL_ROWS, packed % PANEL_ROWS);
+                (&views[row / 8], panel * 8 + row % 8)
+            }
+        };
+        let row_bytes = view.kind.row_bytes(view.cols).expect("checked with the packing");
+        let bytes = (row < view.rows).then(|| &view.bytes[row * row_bytes..][..row_bytes]);
+        bytes.map(|bytes| (view.kind, bytes))
+    }
+
+    /// Packs panels `panels` into `out`, on all cores.
+    ///
+    /// # Panics
+    /// If `out` is not as long as those panels, or a matrix not as long as its size says.
+    pub(crate) fn pack_panels(&self, panels: Range<usize>, out: &mut [u8]) {
+        let packing = self.packing();
+        assert_eq!(out.len(), panels.len() * packing.panel_bytes(), "bytes of panels {panels:?}");
+        if out.is_empty() {
+            return;
+        }
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let share = panels.len().div_ceil(threads);
+        std::thread::scope(|scope| {
+            for (i, part) in out.chunks_mut(share * packing.panel_bytes()).enumerate() {
+                let first = panels.start + i * share;
+                scope.spawn(move || {
+                    for (j, panel) in part.chunks_exact_mut(packing.panel_bytes()).enumerate() {
+                        self.pack_panel(&packing, first + j, panel);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Packs everything.
+    ///
+    /// # Panics
+    /// As [`Self::pack_panels`].
+    pub(crate) fn pack(&self) -> Vec<u8> {
+        let packing = self.packing();
+        let mut out = vec![0; packing.bytes()];
+        self.pack_panels(0..packing.panels(), &mut out);
+        out
+    }
+
+    fn pack_panel(&self, packing: &Packing, panel: usize, out: &mut [u8]) {
+        out.fill(0);
+        let mut floats = Vec::new();
+        for row in 0..PANEL_ROWS {
+            let Some((kind, bytes)) = self.row(panel * PANEL_ROWS + row) else { continue };
+            match packing.format {
+                Format::Bf16 => {
+                    floats.resize(packing.cols, 0.0);
+                    pack_bf16_row(kind, bytes, &mut floats, row, out);
+                }
+                Format::Q8_0 => pack_q8_row(kind, bytes, row, out),
+                Format::Q4_K => pack_q4_row(bytes, row, out),
+                Format::Q6_K => pack_q6_row(bytes, row, out),
+            }
+        }
     }
 }
 
 /// The size and format of a packed matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Packing {
-    /// `N`.
+    /// `N`, of pairs both.
     pub(crate) rows: usize,
     /// `K`.
     pub(crate) cols: usize,
-    /// What the file has.
-    pub(crate) kind: BlockType,
     /// What the device has.
     pub(crate) format: Format,
-    /// Where on the device.
-    pub(crate) order: RowOrder,
+    /// Bytes that widening the block type costs, zeros of padding not counted: what start-up
+    /// prints. 0 for the formats kept as they are, and for F32 and F16.
+    pub(crate) widening_bytes: usize,
 }
 
 impl Packing {
@@ -151,18 +249,24 @@ impl Packing {
     /// If `cols` is no whole number of blocks: loaders check sizes first.
     pub(crate) fn new(rows: usize, cols: usize, kind: BlockType) -> Self {
         assert!(kind.row_bytes(cols).is_some(), "{cols} columns are no whole blocks of {kind}");
-        Self { rows, cols, kind, format: Format::of(kind), order: RowOrder::File }
+        let format = Format::of(kind);
+        Self { rows, cols, format, widening_bytes: rows * format.widening_bytes(kind, cols) }
     }
 
-    /// The same with rows in another order.
+    /// How two `[rows, cols]` matrices of `kinds` are packed as [`Source::Pairs`]: as they are if
+    /// both have one format, else widened to bf16.
     ///
     /// # Panics
-    /// If the rows are no whole number of heads.
-    pub(crate) fn ordered(self, order: RowOrder) -> Self {
-        if let RowOrder::Rotary { head_dim } = order {
-            assert!(self.rows.is_multiple_of(head_dim), "{} rows, heads of {head_dim}", self.rows);
+    /// As [`Self::new`].
+    pub(crate) fn pairs(rows: usize, cols: usize, kinds: [BlockType; 2]) -> Self {
+        let [first, second] = kinds.map(Format::of);
+        let format = if first == second { first } else { Format::Bf16 };
+        for kind in kinds {
+            assert!(kind.row_bytes(cols).is_some(), "{cols} columns are no whole blocks of {kind}");
         }
-        Self { order, ..self }
+        let widening = kinds.map(|kind| rows * format.widening_bytes(kind, cols));
+        let rows = rows.next_multiple_of(PANEL_ROWS / 2) * 2;
+        Self { rows, cols, format, widening_bytes: widening.iter().sum() }
     }
 
     /// Panels of 16 rows.
@@ -178,84 +282,6 @@ impl Packing {
     /// Bytes of the packed matrix.
     pub(crate) fn bytes(&self) -> usize {
         self.panels() * self.panel_bytes()
-    }
-
-    /// Bytes of the matrix in its file.
-    pub(crate) fn file_bytes(&self) -> usize {
-        self.rows * self.row_bytes()
-    }
-
-    /// Bytes that widening the block type costs, zeros of padding not counted: what start-up
-    /// prints. 0 for the formats kept as they are, and for F32 and F16.
-    pub(crate) fn widening_bytes(&self) -> usize {
-        let bits = |block_bytes: usize, elements: usize| block_bytes * 8 * BLOCK_COLS / elements;
-        let wide = match self.format {
-            Format::Bf16 => BlockType::BF16,
-            Format::Q8_0 => BlockType::Q8_0,
-            Format::Q4_K => BlockType::Q4_K,
-            Format::Q6_K => BlockType::Q6_K,
-        };
-        let from = bits(self.kind.block_bytes(), self.kind.block_elements());
-        let to = bits(wide.block_bytes(), wide.block_elements());
-        self.rows * (self.cols * to.saturating_sub(from) / (8 * BLOCK_COLS))
-    }
-
-    fn row_bytes(&self) -> usize {
-        self.kind.row_bytes(self.cols).expect("whole blocks, checked when this was made")
-    }
-
-    /// Packs panels `panels` of `view` into `out`, on all cores.
-    ///
-    /// # Panics
-    /// If `view` is not the matrix this was made for, or `out` not as long as those panels.
-    pub(crate) fn pack_panels(&self, view: &MatrixView<'_>, panels: Range<usize>, out: &mut [u8]) {
-        assert_eq!((view.rows, view.cols, view.kind), (self.rows, self.cols, self.kind));
-        assert_eq!(view.bytes.len(), self.file_bytes(), "{}: bytes of the matrix", view.name);
-        assert_eq!(out.len(), panels.len() * self.panel_bytes(), "bytes of panels {panels:?}");
-        if out.is_empty() {
-            return;
-        }
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let share = panels.len().div_ceil(threads);
-        std::thread::scope(|scope| {
-            for (i, part) in out.chunks_mut(share * self.panel_bytes()).enumerate() {
-                let first = panels.start + i * share;
-                scope.spawn(move || {
-                    for (j, panel) in part.chunks_exact_mut(self.panel_bytes()).enumerate() {
-                        self.pack_panel(view, first + j, panel);
-                    }
-                });
-            }
-        });
-    }
-
-    /// Packs the whole of `view`.
-    ///
-    /// # Panics
-    /// As [`Self::pack_panels`].
-    pub(crate) fn pack(&self, view: &MatrixView<'_>) -> Vec<u8> {
-        let mut out = vec![0; self.bytes()];
-        self.pack_panels(view, 0..self.panels(), &mut out);
-        out
-    }
-
-    fn pack_panel(&self, view: &MatrixView<'_>, panel: usize, out: &mut [u8]) {
-        out.fill(0);
-        let row_bytes = self.row_bytes();
-        let first = panel * PANEL_ROWS;
-        let mut floats = Vec::new();
-        for row in 0..PANEL_ROWS.min(self.rows - first) {
-            let bytes = &view.bytes[self.order.row(first + row) * row_bytes..][..row_bytes];
-            match self.format {
-                Format::Bf16 => {
-                    floats.resize(self.cols, 0.0);
-                    pack_bf16_row(self.kind, bytes, &mut floats, row, out);
-                }
-                Format::Q8_0 => pack_q8_row(self.kind, bytes, row, out),
-                Format::Q4_K => pack_q4_row(bytes, row, out),
-                Format::Q6_K => pack_q6_row(bytes, row, out),
-            }
-        }
     }
 }
 

@@ -87,6 +87,7 @@ impl ReferenceDevice {
 impl Device for ReferenceDevice {
     type Buffer = ReferenceBuffer;
     type Matrix = ReferenceMatrix;
+    type GateUp = [Self::Matrix; 2];
     type Vector = Vec<f32>;
     type Stream = ();
     type Batch = RaggedBatch;
@@ -129,6 +130,14 @@ impl Device for ReferenceDevice {
             dequantize_row(kind, &bytes[row * row_bytes..][..row_bytes], out);
         });
         Ok(ReferenceMatrix { rows, cols, values })
+    }
+
+    fn gate_up_matrices(
+        &self,
+        gate: MatrixView<'_>,
+        up: MatrixView<'_>,
+    ) -> Result<Self::GateUp, DeviceError> {
+        Ok([self.matrix(gate)?, self.matrix(up)?])
     }
 
     fn vector(&self, values: &[f32]) -> Result<Vec<f32>, DeviceError> {
@@ -275,8 +284,7 @@ impl Device for ReferenceDevice {
     ) -> Result<(), DeviceError> {
         let hidden = &hidden.0[..batch.rows() * shape.hidden];
         let x = ops::rms_norm_rows(hidden, &weights.norm, shape.rms_eps);
-        let gate = ops::matmul(self.threads, &weights.gate, &x);
-        let up = ops::matmul(self.threads, &weights.up, &x);
+        let [gate, up] = weights.matrices.each_ref().map(|m| ops::matmul(self.threads, m, &x));
         for ((out, gate), up) in act.0.iter_mut().zip(gate).zip(up) {
             *out = (gate / (1.0 + (-gate).exp()) * up) as f32;
         }

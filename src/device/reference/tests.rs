@@ -115,8 +115,10 @@ fn the_gate_passes_through_the_logistic_function() {
     let device = ReferenceDevice::new(KvType::F32);
     let weights = GateUpWeights {
         norm: device.vector(&[1.0, 1.0]).unwrap(),
-        gate: matrix(&device, 2, &[0.0, 0.0, 1.0, 0.0]),
-        up: matrix(&device, 2, &[1.0, 1.0, 0.0, 2.0]),
+        matrices: [
+            matrix(&device, 2, &[0.0, 0.0, 1.0, 0.0]),
+            matrix(&device, 2, &[1.0, 1.0, 0.0, 2.0]),
+        ],
     };
     let hidden = ReferenceBuffer(vec![1.0, 1.0]);
     let mut act = device.buffer(2, Element::Activation, "act").unwrap();

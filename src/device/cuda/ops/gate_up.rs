@@ -10,10 +10,9 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C)]
 pub(crate) struct GateUpParams {
     pub(crate) batch: Batch,
-    /// `[F, C]`.
-    pub(crate) gate: Matrix,
-    /// `[F, C]`; its format may differ from the gate's.
-    pub(crate) up: Matrix,
+    /// `[2 F', C]`, packed as [`Source::Pairs`](super::super::pack::Source), F' = F up to a
+    /// multiple of 8.
+    pub(crate) pairs: Matrix,
     /// f32 `[C]`.
     pub(crate) norm: Address,
     /// bf16 `[T, C]`.
@@ -21,10 +20,11 @@ pub(crate) struct GateUpParams {
     /// bf16 `[T, F]`.
     pub(crate) act: Address,
     pub(crate) eps: f32,
-    pub(crate) reserved: i32,
+    /// `F`.
+    pub(crate) features: i32,
 }
 
-layout_of!(GateUpParams: batch, gate, up, norm, hidden, act, eps, reserved);
+layout_of!(GateUpParams: batch, pairs, norm, hidden, act, eps, features);
 
 impl KernelParams for GateUpParams {
     const KERNEL: &'static str = "forerun_gate_up";
@@ -33,16 +33,10 @@ impl KernelParams for GateUpParams {
 impl Tiled for GateUpParams {
     const ENTRIES: [&'static str; 4] =
         ["forerun_gate_up_n8", "forerun_gate_up_n16", "forerun_gate_up_n32", "forerun_gate_up_n64"];
-    const WIDTH: Width = Width::Wide;
+    const WIDTH: Width = Width::Narrow;
 }
 
 /// The launch for a pass of at most `rows` rows.
-///
-/// # Panics
-/// If gate and up differ in size.
 pub(crate) fn gate_up(rows: usize, params: &GateUpParams) -> Launch {
-    let size = |m: &Matrix| (m.rows(), m.columns());
-    assert_eq!(size(&params.gate), size(&params.up), "sizes of gate and up");
-    // Half of a CTA's panels are the gate's, half of them the same features of up.
-    launch_tiled(rows, |panels| params.gate.panels().div_ceil(panels / 2), params)
+    launch_tiled(rows, |panels| params.pairs.panels().div_ceil(panels), params)
 }

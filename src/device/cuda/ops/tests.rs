@@ -60,19 +60,19 @@ fn queries_keys_and_values_do_not_share_ctas() {
 }
 
 #[test]
-fn gate_and_up_share_a_cta() {
+fn gate_and_up_have_the_ctas_of_one_matrix() {
     let params = gate_up::GateUpParams {
         batch: Batch::default(),
-        gate: matrix(384, 192),
-        up: matrix(384, 192),
+        pairs: matrix(768, 192),
         norm: Address(256),
         hidden: Address(512),
         act: Address(1024),
         eps: 1e-6,
-        reserved: 0,
+        features: 384,
     };
-    for rows in [1, 9, 17, 64] {
-        assert_eq!(gate_up::gate_up(rows, &params).grid, [1, 12, 1]);
+    // 48 panels; of many tokens four to a CTA.
+    for (rows, ctas) in [(1, 48), (9, 48), (17, 12), (64, 12)] {
+        assert_eq!(gate_up::gate_up(rows, &params).grid, [1, ctas, 1]);
     }
 }
 

@@ -70,8 +70,8 @@ fn every_block_type_packs_to_what_its_plain_decoding_says() {
         for (rows, cols) in sizes(kind) {
             let bytes = random_bytes(kind, rows, cols, &mut random);
             let packing = Packing::new(rows, cols, kind);
-            let packed =
-                packing.pack(&MatrixView { name: "test", rows, cols, kind, bytes: &bytes });
+            let view = MatrixView { name: "test", rows, cols, kind, bytes: &bytes };
+            let packed = Source::Plain(view).pack();
             let mut expected = vec![0.0; cols];
             for row in 0..rows {
                 let row_bytes = kind.row_bytes(cols).unwrap();
@@ -102,11 +102,11 @@ fn packing_adds_no_bytes_but_padding_and_the_stated_widening() {
             let file = kind.row_bytes(cols).unwrap() * rows;
             match kind {
                 BlockType::F32 => assert_eq!(packing.bytes() * 2, file),
-                _ => assert_eq!(packing.bytes(), file + packing.widening_bytes(), "{kind}"),
+                _ => assert_eq!(packing.bytes(), file + packing.widening_bytes, "{kind}"),
             }
         }
     }
-    let widened = |kind| Packing::new(16, 256, kind).widening_bytes();
+    let widened = |kind| Packing::new(16, 256, kind).widening_bytes;
     assert_eq!(widened(BlockType::Q4_K), 0);
     assert_eq!(widened(BlockType::F16), 0);
     assert_eq!(widened(BlockType::Q4_0), 16 * 8 * 16, "sixteen bytes for each block of 32");
@@ -119,7 +119,7 @@ fn rows_and_columns_of_padding_are_zeros() {
     let ones: Vec<u8> = (0..rows * cols).flat_map(|_| bf16::ONE.to_le_bytes()).collect();
     let view = MatrixView { name: "ones", rows, cols, kind: BlockType::BF16, bytes: &ones };
     let packing = Packing::new(rows, cols, BlockType::BF16);
-    let packed = packing.pack(&view);
+    let packed = Source::Plain(view).pack();
     assert_eq!(packed.len(), 2048);
     for row in 0..16 {
         for col in 0..64 {
@@ -135,11 +135,11 @@ fn any_range_of_panels_can_be_packed_alone() {
     let bytes = random_bytes(kind, rows, cols, &mut Random(2));
     let view = MatrixView { name: "test", rows, cols, kind, bytes: &bytes };
     let packing = Packing::new(rows, cols, kind);
-    let whole = packing.pack(&view);
+    let whole = Source::Plain(view).pack();
     let mut part = vec![1; 2 * packing.panel_bytes()];
-    packing.pack_panels(&view, 3..5, &mut part);
+    Source::Plain(view).pack_panels(3..5, &mut part);
     assert_eq!(part, whole[3 * packing.panel_bytes()..]);
-    packing.pack_panels(&view, 1..1, &mut []);
+    Source::Plain(view).pack_panels(1..1, &mut []);
 }
 
 #[test]
@@ -149,21 +149,62 @@ fn rotary_order_puts_both_elements_of_a_pair_in_one_panel() {
         let (rows, kind) = (heads * head_dim, BlockType::Q8_0);
         let bytes = random_bytes(kind, rows, cols, &mut Random(3));
         let view = MatrixView { name: "test", rows, cols, kind, bytes: &bytes };
-        let (in_order, rotary) = (
-            Packing::new(rows, cols, kind),
-            Packing::new(rows, cols, kind).ordered(RowOrder::rotary(head_dim).unwrap()),
-        );
-        let (plain, packed) = (in_order.pack(&view), rotary.pack(&view));
+        let rotary = Source::rotary(view, head_dim).unwrap();
+        let (plain, packed) = (Source::Plain(view).pack(), rotary.pack());
+        let packing = rotary.packing();
         for (head, pair) in (0..heads).flat_map(|h| (0..head_dim / 2).map(move |i| (h, i))) {
             let low = head * head_dim + pair;
             let at = head * head_dim + pair / 8 * 16 + pair % 8;
             for (at, row) in [(at, low), (at + 8, low + head_dim / 2)] {
                 for col in 0..cols {
-                    let expected = element(&in_order, &plain, row, col);
-                    assert_eq!(element(&rotary, &packed, at, col), expected, "{head_dim} {row}");
+                    let expected = element(&packing, &plain, row, col);
+                    assert_eq!(element(&packing, &packed, at, col), expected, "{head_dim} {row}");
                 }
             }
         }
     }
-    assert_eq!(RowOrder::rotary(100), None, "such heads do not end with a panel");
+    let view = MatrixView { name: "t", rows: 300, cols: 64, kind: BlockType::Q8_0, bytes: &[] };
+    assert!(Source::rotary(view, 100).is_none(), "such heads do not end with a panel");
+}
+
+#[test]
+fn pairs_put_the_same_rows_of_two_matrices_in_one_panel() {
+    let (cols, mut random) = (256, Random(4));
+    for (rows, kinds) in [
+        (40, [BlockType::Q4_K; 2]),
+        (13, [BlockType::Q6_K; 2]),
+        (24, [BlockType::Q8_0, BlockType::Q5_0]),
+        (8, [BlockType::Q4_K, BlockType::Q6_K]),
+    ] {
+        let bytes = kinds.map(|kind| random_bytes(kind, rows, cols, &mut random));
+        let view =
+            |i: usize| MatrixView { name: "test", rows, cols, kind: kinds[i], bytes: &bytes[i] };
+        let pairs = Source::Pairs([view(0), view(1)]);
+        let (packing, packed) = (pairs.packing(), pairs.pack());
+        let mut expected = vec![0.0; cols];
+        for (which, kind) in kinds.into_iter().enumerate() {
+            let row_bytes = kind.row_bytes(cols).unwrap();
+            for row in 0..rows {
+                dequantize_row(kind, &bytes[which][row * row_bytes..][..row_bytes], &mut expected);
+                for (col, expected) in expected.iter().enumerate() {
+                    let expected = match packing.format {
+                        Format::Bf16 => bf16::from_f32(*expected).to_f32(),
+                        _ => *expected,
+                    };
+                    let at = row / 8 * 16 + which * 8 + row % 8;
+                    let got = element(&packing, &packed, at, col);
+                    assert_eq!(got.to_bits(), expected.to_bits(), "{kinds:?} {which} {row} {col}");
+                }
+            }
+        }
+        for row in rows..packing.rows / 2 {
+            let at = row / 8 * 16 + row % 8;
+            let zero = |at: usize| element(&packing, &packed, at, 0) == 0.0;
+            assert!(zero(at) && zero(at + 8), "padding of {kinds:?}");
+        }
+    }
+    let widening = |kinds| Packing::pairs(16, 256, kinds).widening_bytes;
+    assert_eq!(widening([BlockType::Q4_K; 2]), 0);
+    let apart = 16 * (512 - BlockType::Q4_K.row_bytes(256).unwrap());
+    assert_eq!(widening([BlockType::Q4_K, BlockType::BF16]), apart, "both must have one format");
 }

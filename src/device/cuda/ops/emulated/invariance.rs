@@ -35,8 +35,9 @@ impl Everything {
         let (cols, count) = (self.cols, rows.len());
         let mut random = Random(2);
         let mut weights = |n| Weights::random(gpu, self.kind, n, cols, &mut random);
-        let (q, k, v, gate, up) = (weights(20), weights(9), weights(16), weights(24), weights(24));
+        let (q, k, v) = (weights(20), weights(9), weights(16));
         let (project_w, head_w) = (weights(33), weights(270));
+        let pairs = Weights::pairs(gpu, [self.kind; 2], 24, cols, &mut random);
         let norm = gpu.upload(&random.floats(cols), "norm");
         let x: Vec<bf16> =
             rows.iter().flat_map(|r| &self.hidden[r * cols..][..cols]).copied().collect();
@@ -67,13 +68,12 @@ impl Everything {
             count,
             &gate_up::GateUpParams {
                 batch,
-                gate: gate.matrix,
-                up: up.matrix,
+                pairs: pairs.matrix,
                 norm,
                 hidden,
                 act,
                 eps: 1e-6,
-                reserved: 0,
+                features: 24,
             },
         ));
         let out = gpu.upload(&vec![bf16::ONE; count * 33], "out");

@@ -18,7 +18,7 @@ fn the_matrix_kernels_have_the_shared_memory_they_were_compiled_for() {
         ("project", tiles(Width::Narrow)),
         ("qkv", tiles(Width::Narrow)),
         ("qkv_sums", tiles(Width::Narrow)),
-        ("gate_up", tiles(Width::Wide)),
+        ("gate_up", tiles(Width::Narrow)),
         ("head", tiles(Width::Wide)),
         ("labels", vec![TokenTile::N8.shared_bytes(Width::Narrow)]),
     ] {

@@ -128,38 +128,45 @@ fn rows_beyond_the_count_are_neither_read_nor_written() {
     }
 }
 
-fn gate_up_once(gpu: &Gpu, gate: &Weights, up: &Weights, norm: &[f32], x: &[bf16]) -> Vec<bf16> {
+fn gate_up_once(
+    gpu: &Gpu,
+    pairs: &Weights,
+    features: usize,
+    norm: &[f32],
+    x: &[bf16],
+) -> Vec<bf16> {
     let rows = x.len() / norm.len();
-    let act = gpu.unwritten(rows * gate.rows * 2, "act");
+    let act = gpu.unwritten(rows * features * 2, "act");
     let launch = gate_up::gate_up(
         rows,
         &gate_up::GateUpParams {
             batch: batch(gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
-            gate: gate.matrix,
-            up: up.matrix,
+            pairs: pairs.matrix,
             norm: gpu.upload(norm, "norm"),
             hidden: gpu.upload(x, "hidden"),
             act,
             eps: EPS,
-            reserved: 0,
+            features: features as i32,
         },
     );
     gpu.run(&launch);
-    gpu.read(act, rows * gate.rows)
+    gpu.read(act, rows * features)
 }
 
 fn check_gate_up(kinds: [BlockType; 2], features: usize, cols: usize, rows: usize) {
     let mut random = Random(rows as u64 + 7 * features as u64);
     let gpu = gpu(rows as u64);
-    let [gate, up] = kinds.map(|kind| Weights::random(&gpu, kind, features, cols, &mut random));
+    let pairs = Weights::pairs(&gpu, kinds, features, cols, &mut random);
     let norm: Vec<f32> = random.floats(cols).iter().map(|g| 0.2 + g * 0.1).collect();
     let x = hidden(rows, cols, &mut random);
-    let got = gate_up_once(&gpu, &gate, &up, &norm, &x);
+    let got = gate_up_once(&gpu, &pairs, features, &norm, &x);
     for row in 0..rows {
         let (staged, scale) = normed(&x[row * cols..][..cols], &norm, EPS, true);
-        let pairs = gate.times(&staged).into_iter().zip(up.times(&staged));
-        let expected: Vec<(f64, f64)> = pairs
-            .map(|(g, u)| {
+        let sums = pairs.times(&staged);
+        let expected: Vec<(f64, f64)> = (0..features)
+            .map(|f| {
+                let at = f / 8 * 16 + f % 8;
+                let (g, u) = (sums[at], sums[at + 8]);
                 let (gate, up) = (g.value * scale, u.value * scale);
                 let silu = gate / (1.0 + (-gate).exp());
                 let errors = [g, u].map(|sum| sum.error(cols) * scale);

@@ -4,9 +4,9 @@ use super::Gpu;
 use super::weights::{FORMATS, NONE, ROWS, Weights, assert_close, batch, gpu, normed};
 use crate::device::cuda::ops::qkv::{self, QkvInput, QkvOutput};
 use crate::device::cuda::ops::rope_append::{RopeAppendBuffers, rope_append};
-use crate::device::cuda::pack::{Packing, RowOrder};
+use crate::device::cuda::pack::Source;
 use crate::device::cuda::samples::{Random, random_bytes};
-use crate::device::{BlockType, Shape};
+use crate::device::{BlockType, MatrixView, Shape};
 use half::bf16;
 
 const EPS: f32 = 1e-6;
@@ -125,9 +125,12 @@ fn both_ways(kinds: [BlockType; 3], heads: [usize; 2], head_dim: usize, rows: us
     let sizes = [heads, kv_heads, kv_heads].map(|h| h * head_dim);
     let bytes: [Vec<u8>; 3] =
         std::array::from_fn(|i| random_bytes(kinds[i], sizes[i], cols, &mut random));
-    let packed = |i: usize, order| {
-        let packing = Packing::new(sizes[i], cols, kinds[i]).ordered(order);
-        Weights::packed(&gpu, packing, &bytes[i]).matrix
+    let packed = |i: usize, rotary: bool| {
+        let (rows, kind) = (sizes[i], kinds[i]);
+        let view = MatrixView { name: "weights", rows, cols, kind, bytes: &bytes[i] };
+        let plain = Source::Plain(view);
+        let source = if rotary { Source::rotary(view, head_dim).unwrap() } else { plain };
+        Weights::packed(&gpu, &source).matrix
     };
     let mut batch = batch(&gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]);
     let at: Vec<i32> = (0..rows).map(|_| random.below(positions) as i32).collect();
@@ -138,11 +141,11 @@ fn both_ways(kinds: [BlockType; 3], heads: [usize; 2], head_dim: usize, rows: us
     let rope = gpu.upload(&random.floats(positions * head_dim), "rope");
     let norm = gpu.upload(&random.floats(cols), "norm");
     let hidden = gpu.upload(&random.bf16s(rows * cols), "hidden");
-    let input = |order| QkvInput {
+    let input = |rotary| QkvInput {
         batch,
-        q: packed(0, order),
-        k: packed(1, order),
-        v: packed(2, RowOrder::File),
+        q: packed(0, rotary),
+        k: packed(1, rotary),
+        v: packed(2, false),
         q_bias: biases[0],
         k_bias: biases[1],
         v_bias: biases[2],
@@ -160,13 +163,12 @@ fn both_ways(kinds: [BlockType; 3], heads: [usize; 2], head_dim: usize, rows: us
 
     let (q, pool) = memory();
     let output = QkvOutput { rope, q, pool };
-    let order = RowOrder::rotary(head_dim).unwrap();
-    gpu.run(&qkv::qkv(rows, &shape, 1, &input(order), &output));
+    gpu.run(&qkv::qkv(rows, &shape, 1, &input(true), &output));
     let one_launch = left((q, pool));
 
     let (q, pool) = memory();
     let y = gpu.unwritten(rows * sizes.iter().sum::<usize>() * 4, "y");
-    gpu.run(&qkv::qkv_sums(rows, &input(RowOrder::File), y));
+    gpu.run(&qkv::qkv_sums(rows, &input(false), y));
     let buffers = RopeAppendBuffers { batch, y, rope, q_norm: NONE, k_norm: NONE, q, pool };
     gpu.run(&rope_append(rows, &shape, 1, &buffers));
     Ways { one_launch, two_launches: left((q, pool)) }

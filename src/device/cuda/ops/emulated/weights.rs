@@ -9,7 +9,7 @@ use super::{ARCHS, Gpu};
 use crate::device::blocks::dequantize_row;
 use crate::device::cuda::layout::{Address, Batch};
 use crate::device::cuda::ops::matrix::Matrix;
-use crate::device::cuda::pack::{Format, Packing};
+use crate::device::cuda::pack::{Format, Packing, Source};
 use crate::device::cuda::samples::{Random, random_bytes};
 use crate::device::{BlockType, MatrixView};
 use half::bf16;
@@ -54,18 +54,39 @@ impl Weights {
     }
 
     pub(super) fn of(gpu: &Gpu, kind: BlockType, rows: usize, cols: usize, bytes: &[u8]) -> Self {
-        Self::packed(gpu, Packing::new(rows, cols, kind), bytes)
+        let view = MatrixView { name: "weights", rows, cols, kind, bytes };
+        Self::packed(gpu, &Source::Plain(view))
     }
 
-    /// Packed as `packing` says; `values` in the order of the file.
-    pub(super) fn packed(gpu: &Gpu, packing: Packing, bytes: &[u8]) -> Self {
-        let Packing { rows, cols, kind, .. } = packing;
-        let packed = packing.pack(&MatrixView { name: "weights", rows, cols, kind, bytes });
-        let mut row = vec![0.0; cols];
+    /// Two random matrices packed as pairs.
+    pub(super) fn pairs(
+        gpu: &Gpu,
+        kinds: [BlockType; 2],
+        rows: usize,
+        cols: usize,
+        random: &mut Random,
+    ) -> Self {
+        let bytes = kinds.map(|kind| random_bytes(kind, rows, cols, random));
+        let view = |i: usize| {
+            let (kind, bytes): (_, &[u8]) = (kinds[i], &bytes[i]);
+            MatrixView { name: "weights", rows, cols, kind, bytes }
+        };
+        Self::packed(gpu, &Source::Pairs([view(0), view(1)]))
+    }
+
+    /// Packed as `source` says; `values` in the order of the panels.
+    pub(super) fn packed(gpu: &Gpu, source: &Source<'_>) -> Self {
+        let packing = source.packing();
+        let Packing { rows, cols, .. } = packing;
+        let packed = source.pack();
+        let mut decoded = vec![0.0; cols];
         let mut values = Vec::with_capacity(rows * cols);
-        for bytes in bytes.chunks_exact(kind.row_bytes(cols).unwrap()) {
-            dequantize_row(kind, bytes, &mut row);
-            values.extend(row.iter().map(|v| match packing.format {
+        for row in 0..rows {
+            match source.row(row) {
+                Some((kind, bytes)) => dequantize_row(kind, bytes, &mut decoded),
+                None => decoded.fill(0.0),
+            }
+            values.extend(decoded.iter().map(|v| match packing.format {
                 Format::Bf16 => bf16::from_f32(*v).to_f64(),
                 _ => f64::from(*v),
             }));
