@@ -228,8 +228,8 @@ pub trait Device: Send + Sync + 'static {
         1
     }
 
-    /// Whether passes of two streams run at the same time: then drafting while the base scores costs
-    /// no time of the base's.
+    /// Whether passes of two streams run at the same time: then drafting while the base scores
+    /// costs no time of the base's.
     fn overlaps(&self) -> bool {
         false
     }

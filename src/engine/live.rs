@@ -5,8 +5,8 @@
 //! invariant is `watermark <= prompt + tail`, and nothing below the watermark ever changes. All of
 //! this is host state; passes are assembled in [`super::assemble`].
 
+use super::listener::Listener;
 use super::request::{Event, PhaseCost, Settings, StepReport, TokenLogprob};
-use super::tail_text::TailText;
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
@@ -106,12 +106,9 @@ pub(super) struct Live {
     /// Pages kept free for it, so that it never runs out.
     pub(super) pages_promised: usize,
     pub(super) settings: Settings,
-    pub(super) events: Sender<Event>,
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
-    text: TailText,
-    /// Tokens beyond a step that is being scored: nobody hears of them before it is decided.
-    withheld: Vec<Event>,
+    listener: Listener,
     pub(super) report: Progress,
     pub(super) finished: Option<Result<FinishWhy, RequestError>>,
 }
@@ -175,19 +172,16 @@ impl Live {
             tail_max: s.tail_max,
             pages_promised: s.pages_promised,
             settings: s.settings,
-            events: s.events,
             cancelled: s.cancelled,
             submitted: s.submitted,
-            text: TailText::default(),
-            withheld: vec![],
+            listener: Listener::new(s.events),
             report: Progress::default(),
             finished: None,
         }
     }
 
     pub(super) fn emit(&self, event: Event) {
-        // A receiver that is gone has set the cancel flag; there is nobody left to tell.
-        let _ = self.events.send(event);
+        self.listener.tell(event);
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -244,7 +238,7 @@ impl Live {
             }
         }
         self.policy = Some(policy);
-        self.tell_decided();
+        self.listener.tell_until(self.undecided_from());
     }
 
     fn execute(
@@ -367,42 +361,29 @@ impl Live {
         tail.ids.extend_from_slice(ids);
         tail.origins.extend(ids.iter().map(|_| origin));
         if branch == BranchId::ROOT {
-            let text = self.text.push(ids, &vocabulary.tokenizer);
-            let event = Event::Tokens { at, ids: ids.to_vec(), text, origin, logprobs };
-            if self.undecided_from().is_some_and(|from| at >= from) {
-                self.withheld.push(event);
-            } else {
-                self.emit(event);
-            }
+            let at = (at, self.undecided_from());
+            self.listener.appended(at, ids, origin, logprobs, &vocabulary.tokenizer);
         }
     }
 
-    /// The tail index behind a step of the root that is being scored.
-    fn undecided_from(&self) -> Option<u32> {
-        let root = &self.branches.get(&BranchId::ROOT)?.tasks;
-        root.iter().flatten().find_map(|task| match task {
-            Task::Score(task) => Some(task.end as u32),
-            _ => None,
-        })
-    }
-
-    /// Tells of tokens that were withheld, up to the step that is being scored now.
-    fn tell_decided(&mut self) {
-        let from = self.undecided_from().unwrap_or(u32::MAX);
-        let is_decided =
-            |event: &mut Event| matches!(event, Event::Tokens { at, .. } if *at < from);
-        let decided: Vec<_> = self.withheld.extract_if(.., is_decided).collect();
-        decided.into_iter().for_each(|event| self.emit(event));
+    /// The tail index behind a step of the root that is being scored; if none is, the largest.
+    fn undecided_from(&self) -> u32 {
+        let tasks = self.branches.get(&BranchId::ROOT).map(|root| root.tasks.iter().flatten());
+        let end = tasks.and_then(|mut tasks| {
+            tasks.find_map(|task| match task {
+                Task::Score(task) => Some(task.end as u32),
+                _ => None,
+            })
+        });
+        end.unwrap_or(u32::MAX)
     }
 
     /// Forgets the tokens nobody has heard of.
     pub(super) fn forget_undecided(&mut self) {
-        if let Some(from) = self.undecided_from() {
-            let root = self.branch(BranchId::ROOT);
-            root.ids.truncate(from as usize);
-            root.origins.truncate(from as usize);
-            self.withheld.clear();
-        }
+        let from = self.undecided_from() as usize;
+        let root = self.branch(BranchId::ROOT);
+        root.ids.truncate(from);
+        root.origins.truncate(from);
     }
 
     fn rollback(&mut self, pool: &mut Pool, branch: BranchId, len: u32) {
@@ -417,9 +398,7 @@ impl Live {
             }
         }
         if branch == BranchId::ROOT {
-            self.withheld.retain(|event| matches!(event, Event::Tokens { at, .. } if *at < len));
-            self.text.roll_back();
-            self.emit(Event::RolledBack { to: len });
+            self.listener.rolled_back(len);
         }
     }
 

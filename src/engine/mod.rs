@@ -22,6 +22,7 @@
 mod assemble;
 mod completion;
 mod judge;
+mod listener;
 mod live;
 mod memory;
 mod pair;
@@ -30,7 +31,6 @@ mod reply;
 mod request;
 mod runner;
 mod start;
-mod tail_text;
 
 pub use completion::{Completion, Prompt};
 pub use judge::JudgeText;

@@ -5,8 +5,8 @@
 //! machine with every step written by the base. So the degenerate settings agree by construction:
 //! what a threshold of 0 accepts is what `draft` writes.
 //!
-//! While a step is scored the draft may write the one after it (`draft_ahead`): its tokens are those
-//! it would write later, so no reply depends on it; a rejected step takes them with it.
+//! While a step is scored the draft may write the one after it (`draft_ahead`): its tokens are
+//! those it would write later, so no reply depends on it; a rejected step takes them with it.
 //!
 //! A step ends with the token that completes the delimiter, with the close marker, with the end of
 //! the turn, or at a cap. Invariant: every kept step holds at least one sampled token, so the

@@ -233,8 +233,10 @@ impl<D: Device> Model<D> {
                 let out = Linear { matrix: weight(hidden, heads * head_dim), bias: None };
                 let down = Linear { matrix: weight(hidden, ffn), bias: None };
                 let [gate, up] = [(); 2].map(|()| encoded(ffn, hidden));
-                let of = |(kind, bytes)| (ffn, hidden, *kind, bytes);
-                let matrices = gate_up(device, [&gate, &up].map(|(k, b)| of((k, b.as_slice()))));
+                let matrices = gate_up(
+                    device,
+                    [&gate, &up].map(|(kind, bytes)| (ffn, hidden, *kind, bytes.as_slice())),
+                );
                 let head_norm = spec.head_norm.then_some(head_dim);
                 let qkv = QkvWeights {
                     norm: vector(hidden, 1.0),
