@@ -7,7 +7,7 @@ use super::fault::{Outcome, Wrong};
 use super::step::Step;
 use super::tally::sectors;
 use crate::launch::FaultKind;
-use crate::memory::{GLOBAL_BASE, Violation};
+use crate::memory::{GLOBAL_BASE, Span, Violation};
 
 /// A warp's global access after every check: offsets into global memory.
 pub(super) struct Located {
@@ -125,8 +125,50 @@ impl Step<'_, '_> {
             Some(slot) => self.count(mask, &addresses, size, traffic, slot, shape),
             None => self.locate_apart(mask, &addresses, size, traffic)?,
         }
+        if self.warp.early & mask != 0 {
+            self.check_early(self.warp.early & mask, &addresses, size, traffic)?;
+        }
         let offsets = addresses.map(|address| (address - GLOBAL_BASE) as usize);
         Ok(Located { offsets, shape })
+    }
+
+    /// What lanes may do that have not waited for the kernels before: store nothing, and load what
+    /// those did not store to. Constants nobody stores to.
+    #[cold]
+    fn check_early(
+        &mut self,
+        early: u32,
+        addresses: &[u64; 32],
+        size: u32,
+        traffic: Traffic,
+    ) -> Outcome {
+        let Some(stored) = &self.cta.grid.launch.unfinished else { return Ok(()) };
+        let memory = self.cta.grid.memory;
+        let wrong = |lane: usize, what: &str| {
+            let at = addresses[lane];
+            let detail = format!(
+                "{what} {size} bytes before griddepcontrol.wait, while the kernels before it may \
+                 still run: {}",
+                memory.describe(at)
+            );
+            Wrong::access(lane, Violation::at(FaultKind::UnwaitedKernel, at, detail))
+        };
+        if traffic == Traffic::Store {
+            return Err(wrong(early.trailing_zeros() as usize, "stores"));
+        }
+        let mut free = Span::EMPTY;
+        for lane in lanes(early) {
+            let at = addresses[lane];
+            if free.holds(at, size.into()) {
+                continue;
+            }
+            free = memory.span(at, size.into()).map_err(|wrong| Wrong::access(lane, wrong))?;
+            if stored.contains(&free.base) {
+                return Err(wrong(lane, "loads"));
+            }
+        }
+        self.cta.tally.early_load(traffic == Traffic::Load);
+        Ok(())
     }
 
     #[inline]
