@@ -143,7 +143,7 @@ impl FedPass {
         batch.tokens = gpu.upload(&[FED_TOKEN, 7, FED_TOKEN], "tokens");
         let rows = [(0, Drawn::Head(1)), (2, Drawn::Sample(0))];
         let rows = rows.map(|(row, drawn)| Fed::from(&FedRow { row, drawn }));
-        let lists = [gpu.upload(&rows, "fed rows"), gpu.unwritten(4 * 4, "fed tokens")];
+        let lists = [gpu.upload(&rows, "fed rows"), gpu.unwritten(3 * 4, "fed tokens")];
         let heads = [0, 36].map(|id| HeadOut { id, ..HeadOut::default() });
         let samples = [SampleOut { id: 99, ..SampleOut::default() }];
         let before = ResultsView {
@@ -151,9 +151,9 @@ impl FedPass {
             samples: gpu.upload(&samples, "samples"),
             ..ResultsView::default()
         };
-        let hidden = gpu.unwritten(4 * 32 * 2, "hidden");
+        let hidden = gpu.unwritten(3 * 32 * 2, "hidden");
         let params = EmbedParams { batch, table: table.matrix, fed: lists[1], hidden };
-        let launches = [feed(2, batch, lists, &before, 37), embed(4, &params)];
+        let launches = [feed(2, batch, lists, &before, 37), embed(3, &params)];
         Self { gpu, table, hidden, launches }
     }
 
