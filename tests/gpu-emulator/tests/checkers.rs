@@ -414,7 +414,7 @@ fn nothing_is_stored_before_the_kernels_before_have_ended() {
 #[test]
 fn nothing_that_an_unfinished_kernel_stored_to_is_loaded() {
     let load = "ld.global.u32 %r10, [%rd4];";
-    let copy = "cp.async.ca.shared.global [tile], [%rd4], 4;";
+    let copy = "cp.async.ca.shared.global [%r4], [%rd4], 4;";
     let one = format!("setp.eq.u32 %p1, %r1, 37;\n@%p1 {load}");
     for load in [load, copy, "ld.global.nc.v4.u32 {%r10,%r11,%r12,%r13}, [%rd4];", &one] {
         let behind = format!("griddepcontrol.wait;\n{load}\ncp.async.wait_all;");
@@ -451,7 +451,7 @@ fn what_is_loaded_early_is_counted() {
     ));
     let (out, input) = (device.words(&[0; 64], "out"), device.words(&[7; 64], "in"));
     let params = Params::default().u64(out).u64(input).u32(64);
-    let counts = |unfinished| {
+    let counts = |unfinished: Option<&[u64]>| {
         let launched =
             device.launch_behind(unfinished, "test", [3, 1, 1], [64, 1, 1], &params.0).unwrap();
         let (waits, launches) = (launched.dependency_waits, launched.dependency_launches);
