@@ -416,7 +416,7 @@ fn nothing_that_an_unfinished_kernel_stored_to_is_loaded() {
     let load = "ld.global.u32 %r10, [%rd4];";
     let copy = "cp.async.ca.shared.global [%r4], [%rd4], 4;";
     let one = format!("setp.eq.u32 %p1, %r1, 37;\n@%p1 {load}");
-    for load in [load, copy, "ld.global.nc.v4.u32 {%r10,%r11,%r12,%r13}, [%rd4];", &one] {
+    for load in [load, copy, "ld.global.v4.u32 {%r10,%r11,%r12,%r13}, [%rd4];", &one] {
         let behind = format!("griddepcontrol.wait;\n{load}\ncp.async.wait_all;");
         assert_eq!(early(&behind, 64, &["in"]), Ok(()));
         let before = format!("{load}\ncp.async.wait_all;\ngriddepcontrol.wait;");
@@ -426,6 +426,17 @@ fn nothing_that_an_unfinished_kernel_stored_to_is_loaded() {
     }
     let message = early(&format!("{one}\ngriddepcontrol.wait;"), 64, &["in"]).unwrap_err();
     assert!(message.contains("thread (37, 0, 0)"), "{message}");
+}
+
+#[test]
+fn what_an_unfinished_kernel_stored_to_is_no_constant() {
+    let load = |kind: &str| format!("griddepcontrol.wait;\nld.global{kind}.u32 %r10, [%rd4];");
+    assert_eq!(early(&load(""), 64, &["in"]), Ok(()));
+    assert_eq!(early(&load(".nc"), 64, &["out"]), Ok(()));
+    for kind in [".nc", ".nc.L1::no_allocate"] {
+        let message = early(&load(kind), 64, &["out", "in"]).unwrap_err();
+        assert!(message.contains("ld.global.nc") && message.contains("'in'"), "{message}");
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) enum Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Traffic {
     Load,
+    /// A load of what nobody changes while the kernel runs: `ld.global.nc`.
+    LoadConstant,
     Store,
     Uncounted,
 }
@@ -127,6 +129,12 @@ impl Step<'_, '_> {
         }
         if self.warp.early & mask != 0 {
             self.check_early(self.warp.early & mask, &addresses, size, traffic)?;
+        } else if traffic == Traffic::LoadConstant
+            && let Some(stored) = &self.cta.grid.launch.unfinished
+            && slot.is_none_or(|slot| stored.contains(&self.cta.tally.base(slot)))
+        {
+            let what = "loads by ld.global.nc what may have changed since it began, before its";
+            self.check_unfinished(mask, &addresses, size, what)?;
         }
         let offsets = addresses.map(|address| (address - GLOBAL_BASE) as usize);
         Ok(Located { offsets, shape })
@@ -142,33 +150,41 @@ impl Step<'_, '_> {
         size: u32,
         traffic: Traffic,
     ) -> Outcome {
-        let Some(stored) = &self.cta.grid.launch.unfinished else { return Ok(()) };
-        let memory = self.cta.grid.memory;
-        let wrong = |lane: usize, what: &str| {
-            let at = addresses[lane];
-            let detail = format!(
-                "{what} {size} bytes before griddepcontrol.wait, while the kernels before it may \
-                 still run: {}",
-                memory.describe(at)
-            );
-            Wrong::access(lane, Violation::at(FaultKind::UnwaitedKernel, at, detail))
-        };
         if traffic == Traffic::Store {
-            return Err(wrong(early.trailing_zeros() as usize, "stores"));
+            let lane = early.trailing_zeros() as usize;
+            return Err(self.unwaited(lane, addresses[lane], size, "stores before"));
         }
+        self.check_unfinished(early, addresses, size, "loads before")?;
+        self.cta.tally.early_load(traffic != Traffic::Uncounted);
+        Ok(())
+    }
+
+    /// No lane is in a buffer that an unfinished kernel stored to.
+    #[cold]
+    fn check_unfinished(&self, mask: u32, addresses: &[u64; 32], size: u32, what: &str) -> Outcome {
+        let Some(stored) = &self.cta.grid.launch.unfinished else { return Ok(()) };
         let mut free = Span::EMPTY;
-        for lane in lanes(early) {
+        for lane in lanes(mask) {
             let at = addresses[lane];
             if free.holds(at, size.into()) {
                 continue;
             }
-            free = memory.span(at, size.into()).map_err(|wrong| Wrong::access(lane, wrong))?;
+            let span = self.cta.grid.memory.span(at, size.into());
+            free = span.map_err(|violation| Wrong::access(lane, violation))?;
             if stored.contains(&free.base) {
-                return Err(wrong(lane, "loads"));
+                return Err(self.unwaited(lane, at, size, what));
             }
         }
-        self.cta.tally.early_load(traffic == Traffic::Load);
         Ok(())
+    }
+
+    fn unwaited(&self, lane: usize, at: u64, size: u32, what: &str) -> Box<Wrong> {
+        let place = self.cta.grid.memory.describe(at);
+        let detail = format!(
+            "{what} griddepcontrol.wait, while the kernels before it may still run, {size} bytes: \
+             {place}"
+        );
+        Wrong::access(lane, Violation::at(FaultKind::UnwaitedKernel, at, detail))
     }
 
     #[inline]
@@ -195,11 +211,11 @@ impl Step<'_, '_> {
                 (count.touched, count.ideal)
             }
         };
-        if traffic == Traffic::Load {
+        if traffic == Traffic::Store {
+            self.cta.tally.stored(slot, touched);
+        } else {
             self.cta.tally.loaded(slot, touched);
             self.cta.tally.load_request(ideal);
-        } else {
-            self.cta.tally.stored(slot, touched);
         }
     }
 
@@ -232,11 +248,11 @@ impl Step<'_, '_> {
             }
             let slot = self.cta.tally.slot(span.base);
             let count = sectors(these, addresses, size);
-            if traffic == Traffic::Load {
+            if traffic == Traffic::Store {
+                self.cta.tally.stored(slot, count.touched);
+            } else {
                 self.cta.tally.loaded(slot, count.touched);
                 self.cta.tally.load_part(count.ideal, first_part);
-            } else {
-                self.cta.tally.stored(slot, count.touched);
             }
             first_part = false;
         }

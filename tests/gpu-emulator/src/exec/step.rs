@@ -238,8 +238,8 @@ impl Step<'_, '_> {
             Op::Bra { target, .. } => {
                 return Ok(Flow::Go { frame: self.frame, pc: *target, wait: Wait::Ready });
             }
-            Op::Load { space, ty, dsts, address, semantics, .. } => {
-                self.load(*space, *ty, dsts, *address, *semantics)?;
+            Op::Load { space, ty, dsts, address, semantics, cache, .. } => {
+                self.load(*space, *ty, dsts, *address, *semantics, cache.non_coherent)?;
             }
             Op::Store { space, ty, srcs, address, semantics, .. } => {
                 self.store(*space, *ty, srcs, *address, *semantics)?;

@@ -191,6 +191,11 @@ impl Tally {
         slot as u32
     }
 
+    /// Where the allocation in `slot` begins.
+    pub(crate) fn base(&self, slot: u32) -> u64 {
+        self.sectors[slot as usize].base
+    }
+
     /// A load of `sectors` from the allocation in `slot`.
     #[inline]
     pub(crate) fn loaded(&mut self, slot: u32, sectors: u32) {
