@@ -2,7 +2,8 @@
 //! place it came from.
 //!
 //! Only this file, `gpu`, `arena` and `green` call into `cudarc`. Handles keep the [`Context`] they
-//! belong to alive, so they are destroyed before it. Invariant: nothing here decides what runs when.
+//! belong to alive, so they are destroyed before it. Invariant: nothing here decides what runs
+//! when.
 
 use super::gpu::{self, Properties};
 use super::launch::Launch;

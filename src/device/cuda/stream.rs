@@ -4,8 +4,8 @@
 //! records an event; nothing waits on the host before a read-back point. Two streams are ordered by
 //! events alone: with [`Overlap::Off`] each pass waits for the pass submitted before it, whoever's
 //! it was. Inside a submission a kernel may begin while the one before it ends
-//! (`kernels/common/dependent.cuh`). Invariant: the pinned bytes of a pass are not touched again before its stream was
-//! synchronised.
+//! (`kernels/common/dependent.cuh`). Invariant: the pinned bytes of a pass are not touched again
+//! before its stream was synchronised.
 
 use super::driver::{Begin, Context, Event, Pinned, Queue};
 use super::graph::{Graphs, Plan};

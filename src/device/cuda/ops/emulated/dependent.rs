@@ -18,7 +18,9 @@ use half::bf16;
 
 const WAIT: &str = "griddepcontrol.wait";
 const COLUMNS: usize = 256;
+/// Rows of activations are copied in pieces of 16 bytes if they have a multiple of 8 elements.
 const FEATURES: usize = 96;
+const UNEVEN_FEATURES: usize = 100;
 
 fn same(ptx: &str) -> String {
     ptx.to_owned()
@@ -56,18 +58,19 @@ fn gpu(first: &str, second: &str, change: impl Fn(&str) -> String) -> Gpu {
 /// Runs gate and up, then the projection of what they leave, of a pass with room for a row.
 fn project_behind_gate_up(
     rows: i32,
+    features: usize,
     kind: BlockType,
     change: impl Fn(&str) -> String,
 ) -> Result<Counters, Fault> {
     let gpu = gpu("gate_up", "project", change);
     let mut random = Random(1);
-    let [gate, up] = [(); 2].map(|()| Weights::random(&gpu, kind, FEATURES, COLUMNS, &mut random));
-    let down = Weights::random(&gpu, kind, 16, FEATURES, &mut random);
+    let [gate, up] = [(); 2].map(|()| Weights::random(&gpu, kind, features, COLUMNS, &mut random));
+    let down = Weights::random(&gpu, kind, 16, features, &mut random);
     let batch = batch(&gpu, [rows, 0, 0, 0, 0, 0, 0, 0]);
     let norm = gpu.upload(&random.floats(COLUMNS), "norm");
     let hidden = gpu.upload(&random.bf16s(COLUMNS), "hidden");
     let residual = gpu.upload(&random.bf16s(16), "residual");
-    let act = gpu.unwritten(FEATURES * 2, "act");
+    let act = gpu.unwritten(features * 2, "act");
     let (gate, up, eps) = (gate.matrix, up.matrix, 1e-6);
     let params = GateUpParams { batch, gate, up, norm, hidden, act, eps, reserved: 0 };
     gpu.run(&gate_up(1, &params));
@@ -95,7 +98,7 @@ fn the_first_weights_are_under_way_before_the_kernel_before_has_ended() {
     // Of 96 columns, three steps of 32, the first warps of eight have one each: of bf16 two loads;
     // the other formats have their scales too.
     for kind in [BlockType::BF16, BlockType::Q8_0] {
-        let counters = project_behind_gate_up(1, kind, same).unwrap();
+        let counters = project_behind_gate_up(1, FEATURES, kind, same).unwrap();
         let counts = 8;
         assert_eq!(counters.dependency_waits, 8, "{kind}");
         assert!(counters.early_load_requests >= counts + 2, "{kind}: {counters:?}");
@@ -104,7 +107,7 @@ fn the_first_weights_are_under_way_before_the_kernel_before_has_ended() {
 
 #[test]
 fn a_kernel_that_does_not_wait_is_a_fault() {
-    let fault = project_behind_gate_up(1, BlockType::BF16, without_waits).unwrap_err();
+    let fault = project_behind_gate_up(1, FEATURES, BlockType::BF16, without_waits).unwrap_err();
     assert_eq!(fault.kind, FaultKind::UnwaitedKernel, "{fault}");
     for part in ["'forerun_project_n8'", "loads", "'act'", "kernels/common/", "PTX line"] {
         assert!(fault.message.contains(part), "no {part} in {fault}");
@@ -114,15 +117,25 @@ fn a_kernel_that_does_not_wait_is_a_fault() {
 #[test]
 fn a_kernel_that_waits_behind_its_first_load_of_anothers_work_is_a_fault() {
     let late = |ptx: &str| waits_behind(ptx, "cp.async.ca");
-    let fault = project_behind_gate_up(1, BlockType::BF16, late).unwrap_err();
+    let fault = project_behind_gate_up(1, FEATURES, BlockType::BF16, late).unwrap_err();
     assert_eq!(fault.kind, FaultKind::UnwaitedKernel, "{fault}");
     assert!(fault.message.contains("loads") && fault.message.contains("'act'"), "{fault}");
 }
 
 #[test]
+fn activations_loaded_as_constants_are_a_fault() {
+    let kind = BlockType::BF16;
+    project_behind_gate_up(1, UNEVEN_FEATURES, kind, same).unwrap();
+    let constant = |ptx: &str| ptx.replace("ld.global.u16", "ld.global.nc.u16");
+    let fault = project_behind_gate_up(1, UNEVEN_FEATURES, kind, constant).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::UnwaitedKernel, "{fault}");
+    assert!(fault.message.contains("ld.global.nc") && fault.message.contains("'act'"), "{fault}");
+}
+
+#[test]
 fn a_cta_without_work_that_exits_without_waiting_is_a_fault() {
-    project_behind_gate_up(0, BlockType::BF16, same).unwrap();
-    let fault = project_behind_gate_up(0, BlockType::BF16, without_waits).unwrap_err();
+    project_behind_gate_up(0, FEATURES, BlockType::BF16, same).unwrap();
+    let fault = project_behind_gate_up(0, FEATURES, BlockType::BF16, without_waits).unwrap_err();
     assert_eq!(fault.kind, FaultKind::UnwaitedKernel, "{fault}");
     assert!(fault.message.contains("exits"), "{fault}");
 }
