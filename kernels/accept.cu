@@ -12,6 +12,7 @@
 #include <cstddef>
 
 #include "common/batch.cuh"
+#include "common/dependent.cuh"
 #include "common/tokens.cuh"
 
 namespace forerun {
@@ -117,7 +118,10 @@ extern "C" __global__ void __launch_bounds__(forerun::ChainScan::kThreads)
   __shared__ __align__(8) char sides[2][sizeof(Side)];
   Side& base = *reinterpret_cast<Side*>(sides[0]);
   Side& draft = *reinterpret_cast<Side*>(sides[1]);
-  if (blockIdx.x >= *p.count) return;
+  const bool idle = blockIdx.x >= *p.count;  // staged
+  wait_for_predecessors();
+  let_dependents_launch();
+  if (idle) return;
   const Chain chain = p.chains[blockIdx.x];
   int next = p.base_results[chain.first_base + chain.drafted].id;
   int kept = 0;

@@ -20,13 +20,14 @@
 //
 // Shared memory (4 tiles of 64 rows, 64 rows of queries; 80 KiB at D = 128): two stages of a K and
 // a V tile, filled by cp.async up to two tiles ahead. Rows beyond the item's keys are zeros: what a
-// recycled page holds there (NaN) never meets an mma. Registers at D = 128: 243 of 255, no spills.
+// recycled page holds there (NaN) never meets an mma. Registers at D = 128: 244 of 255, no spills.
 // Bytes: 4 D a key, KV head and item from the pool, the floor as long as the rows of a group fit
 // one item (64 queries); 2 D read and written a query, 4 (D + 2) more where a state is left.
 #include <cstddef>
 
 #include "common/async.cuh"
 #include "common/attention.cuh"
+#include "common/dependent.cuh"
 #include "common/mma.cuh"
 
 namespace forerun {
@@ -447,10 +448,12 @@ __device__ __forceinline__ void attend(const AttentionParams& p, int item, int t
   Copier<kDim> copier;
 #pragma unroll
   for (int ahead = 0; ahead < 2; ++ahead) {
-    copier.find(p, item, ahead);
+    copier.find(p, item, ahead);  // in the staged page tables
+    if (ahead == 0) wait_for_predecessors();
     if (ahead < tiles) copier.copy(p, Shared::stage(shared, ahead));
     cp_async_commit();
   }
+  let_dependents_launch();
   const AttentionWork work = p.batch.work[item];
   Warp<kDim, kParts> warp(p, work, p.batch.groups[work.group], shared);
   // A warp without queries only copies.
@@ -484,7 +487,10 @@ __device__ __forceinline__ void attention(const AttentionParams& p) {
   extern __shared__ __align__(128) char memory[];
   const unsigned shared = static_cast<unsigned>(__cvta_generic_to_shared(memory));
   const int item = blockIdx.x;
-  if (item >= p.batch.counts[kAttentionWork]) return;
+  if (item >= p.batch.counts[kAttentionWork]) {
+    wait_for_predecessors();
+    return;
+  }
   const int queries = p.batch.work[item].rows * (p.heads / p.kv_heads);
   const int tiles = (p.batch.work[item].keys + kTileKeys - 1) / kTileKeys;
   if (queries <= kTileQueries)

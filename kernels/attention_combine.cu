@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "common/attention.cuh"
+#include "common/dependent.cuh"
 
 namespace forerun {
 
@@ -83,7 +84,9 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_attention
 extern "C" __global__ void __launch_bounds__(forerun::kCombineThreads)
     forerun_attention_combine(const __grid_constant__ AttentionCombineParams p) {
   const int column = (blockIdx.x * forerun::kCombineThreads + threadIdx.x) * forerun::kColumns;
-  const int rows = p.batch.counts[forerun::kRows];
+  const int rows = p.batch.counts[forerun::kRows];  // staged
+  forerun::wait_for_predecessors();
+  forerun::let_dependents_launch();
   for (int row = blockIdx.y; row < rows; row += gridDim.y) {
     const int partial = p.batch.row_partials[row];
     if (partial >= 0 && column < p.heads * p.head_dim) forerun::combine(p, row, partial, column);

@@ -6,6 +6,8 @@
 // Bytes: 2 tokens L 2 G D 2 a copy, read and written once.
 #include <cstddef>
 
+#include "common/dependent.cuh"
+
 namespace forerun {
 
 constexpr int kThreads = 128;
@@ -53,7 +55,10 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_copy_rows
 
 extern "C" __global__ void __launch_bounds__(forerun::kThreads)
     forerun_copy_rows(const __grid_constant__ CopyRowsParams p) {
-  if (blockIdx.x >= *p.count) return;
+  const bool idle = blockIdx.x >= *p.count;  // staged
+  forerun::wait_for_predecessors();
+  forerun::let_dependents_launch();
+  if (idle) return;
   const forerun::PageCopy copy = p.copies[blockIdx.x];
   const char* from = p.pool + copy.from * p.page_bytes;
   char* to = p.pool + copy.to * p.page_bytes;

@@ -1,4 +1,5 @@
-// hidden[t, k] = bf16(E[tokens[t], k]): the embedding rows of a batch.
+// hidden[t, k] = bf16(E[tokens[t], k]): the embedding rows of a batch. A row without a token in the
+// batch takes the one that feed.cu left for it.
 //
 // E [V, C] packed (common/weights.cuh) in any format; hidden [T, C] bf16. A quantised element is
 // decoded in f32 in the order of its definition (scale * quant, then minus the minimum, each
@@ -6,6 +7,7 @@
 // Grid: T; 128 threads, each with the eight columns that one lane of an mma would have of a row.
 // Bound: memory, T C (weight bytes + 2); pieces of a packed row are 16 bytes (bf16) or 8 and less.
 #include "common/batch.cuh"
+#include "common/dependent.cuh"
 #include "common/weights.cuh"
 
 namespace forerun {
@@ -15,6 +17,7 @@ constexpr int kEmbedThreads = 128;
 struct EmbedParams {
   Batch batch;
   Matrix table;
+  const int* fed;  // [T] tokens of the rows that have -1 in the batch
   bf16* hidden;
 };
 
@@ -86,8 +89,12 @@ __device__ inline void store_four(bf16* out, int count, unsigned first, unsigned
 
 __device__ inline void embed(const EmbedParams& p) {
   const int row = blockIdx.x;
-  if (row >= p.batch.counts[kRows]) return;
-  const int token = p.batch.tokens[row], columns = p.table.columns;
+  const bool idle = row >= p.batch.counts[kRows];  // staged, as the tokens
+  const int staged = idle ? 0 : p.batch.tokens[row];
+  wait_for_predecessors();
+  let_dependents_launch();
+  if (idle) return;
+  const int token = staged < 0 ? p.fed[row] : staged, columns = p.table.columns;
   bf16* out = p.hidden + static_cast<size_t>(row) * columns;
   const int pieces = ceil_div(columns, kStepColumns) * 4;
   for (int i = threadIdx.x; i < pieces; i += kEmbedThreads) {
@@ -109,6 +116,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_embed_lay
     sizeof(EmbedParams),
     offsetof(EmbedParams, batch),
     offsetof(EmbedParams, table),
+    offsetof(EmbedParams, fed),
     offsetof(EmbedParams, hidden),
 };
 

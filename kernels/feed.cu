@@ -1,11 +1,13 @@
-// Puts tokens that the pass before drew into rows of this one, so that passes follow one another
+// Leaves tokens that the pass before drew for rows of this one, so that passes follow one another
 // without the host.
 //
-// fed: rows and where their tokens come from. Grid: 256 threads a CTA, one a fed row; beyond
-// counts[kFed], nothing. Bytes: 16 a row.
+// fed: rows and where their tokens come from; tokens [T]: where embed.cu looks for a row that has
+// none in the batch. They do not go into the batch, which kernels that begin early read. Grid: 256
+// threads a CTA, one a fed row; beyond counts[kFed], nothing. Bytes: 16 a row.
 #include <cstddef>
 
 #include "common/batch.cuh"
+#include "common/dependent.cuh"
 
 namespace forerun {
 
@@ -18,8 +20,9 @@ struct Fed {
 };
 
 struct FeedParams {
-  Batch batch;                  // its tokens are written
+  Batch batch;
   const Fed* fed;
+  int* tokens;
   const HeadResult* heads;      // of the pass before
   const SampleResult* samples;  // of the pass before
   int vocab;
@@ -36,6 +39,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_feed_layo
     sizeof(FeedParams),
     offsetof(FeedParams, batch),
     offsetof(FeedParams, fed),
+    offsetof(FeedParams, tokens),
     offsetof(FeedParams, heads),
     offsetof(FeedParams, samples),
     offsetof(FeedParams, vocab),
@@ -48,10 +52,13 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_feed_layo
 extern "C" __global__ void __launch_bounds__(forerun::kThreads)
     forerun_feed(const __grid_constant__ FeedParams p) {
   const int i = blockIdx.x * forerun::kThreads + threadIdx.x;
-  if (i >= p.batch.counts[forerun::kFed]) return;
+  const bool idle = i >= p.batch.counts[forerun::kFed];  // staged
+  forerun::wait_for_predecessors();
+  forerun::let_dependents_launch();
+  if (idle) return;
   const forerun::Fed fed = p.fed[i];
   const int id = fed.drawn >= 0 ? p.heads[fed.drawn].id : p.samples[~fed.drawn].id;
   // A row that is not finite has no best token; the host will see it, but the embedding must not
   // be read out of bounds before.
-  const_cast<int*>(p.batch.tokens)[fed.row] = min(max(id, 0), p.vocab - 1);
+  p.tokens[fed.row] = min(max(id, 0), p.vocab - 1);
 }

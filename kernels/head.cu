@@ -151,7 +151,10 @@ __device__ inline void head(const HeadParams& p) {
 __device__ inline void head_finish(const HeadFinishParams& p) {
   __shared__ LogitSummary shared[kThreads];
   const int index = blockIdx.x, thread = threadIdx.x;
-  if (index >= p.batch.counts[kVocabHeads]) return;
+  const bool idle = index >= p.batch.counts[kVocabHeads];  // staged
+  wait_for_predecessors();
+  let_dependents_launch();
+  if (idle) return;
   const LogitSummary* summaries =
       p.summaries + static_cast<size_t>(index) * p.summaries_per_head;
   LogitSummary summary = LogitSummary::none();

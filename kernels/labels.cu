@@ -55,7 +55,10 @@ __device__ inline void finish_labels(const LabelsParams& p, const LabelHead& hea
 __device__ inline void labels(const LabelsParams& p) {
   using T = NarrowTile<1>;
   __shared__ float logits[kLabelsMax];
-  if (static_cast<int>(blockIdx.x) >= p.batch.counts[kLabelHeads]) return;
+  if (static_cast<int>(blockIdx.x) >= p.batch.counts[kLabelHeads]) {
+    wait_for_predecessors();
+    return;
+  }
   const LabelHead head = p.batch.label_heads[blockIdx.x];
   const int* ids = p.batch.labels + head.first_label;
   const int lane = threadIdx.x % 32;

@@ -5,6 +5,8 @@
 // Bytes: the buffer once. The minimum is of integers, so its order does not matter.
 #include <cstddef>
 
+#include "common/dependent.cuh"
+
 namespace forerun {
 
 constexpr int kThreads = 256;
@@ -35,6 +37,8 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_first_non
 
 extern "C" __global__ void __launch_bounds__(forerun::kThreads)
     forerun_first_non_finite(const __grid_constant__ FirstNonFiniteParams p) {
+  forerun::wait_for_predecessors();
+  forerun::let_dependents_launch();
   // Both types have eight exponent bits below the sign; all set means NaN or infinity.
   constexpr unsigned kExponent = 0x7f800000u;
   for (int row = blockIdx.x; row < p.rows; row += gridDim.x) {

@@ -9,8 +9,8 @@
 // A warp's lanes take 4 neighbouring pairs each (D a multiple of 8) or every 32nd pair. The norm's
 // sum of squares: a lane's elements in order of pairs, low then high, then lanes in a butterfly.
 // Bound: launch; T (H + 2 G) D (4 + 2) bytes.
-#include "common/async.cuh"
 #include "common/batch.cuh"
+#include "common/dependent.cuh"
 #include "common/numeric.cuh"
 
 namespace forerun {
@@ -52,12 +52,13 @@ struct Pairs {
 
   __device__ void load(const float* from, float (&to)[kPairsPerLane]) const {
     if constexpr (kStride == 1) {
-      const float4 v = has(0) ? load_floats(from + first) : make_float4(0, 0, 0, 0);
+      const float4 v = has(0) ? *reinterpret_cast<const float4*>(from + first)
+                              : make_float4(0, 0, 0, 0);
       to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
     } else {
 #pragma unroll
       for (int i = 0; i < kPairsPerLane; ++i) {
-        to[i] = has(i) ? load_float(from + pair(i)) : 0.0f;
+        to[i] = has(i) ? from[pair(i)] : 0.0f;
       }
     }
   }
@@ -165,7 +166,11 @@ extern "C" __global__ void __launch_bounds__(128)
     forerun_rope_append(const __grid_constant__ RopeAppendParams p) {
   const int row = blockIdx.x;
   const int head = blockIdx.y * forerun::kHeadsPerCta + threadIdx.x / 32;
-  if (row >= p.batch.counts[forerun::kRows] || head >= p.heads + 2 * p.kv_heads) return;
+  const bool idle =
+      row >= p.batch.counts[forerun::kRows] || head >= p.heads + 2 * p.kv_heads;  // staged
+  forerun::wait_for_predecessors();
+  forerun::let_dependents_launch();
+  if (idle) return;
   if (p.head_dim % 8 == 0) {
     forerun::rope_append<1>(p, row, head);
   } else {

@@ -17,6 +17,7 @@
 #include <cstddef>
 
 #include "common/batch.cuh"
+#include "common/dependent.cuh"
 #include "common/tokens.cuh"
 
 namespace forerun {
@@ -334,7 +335,10 @@ extern "C" __global__ void __launch_bounds__(forerun::kPartThreads, 4)
   __shared__ Reduce<kPartThreads> reduce;
   __shared__ unsigned filter[kFilterWords];
   const int index = blockIdx.y;
-  if (index >= p.batch.counts[kSamples]) return;
+  const bool idle = index >= p.batch.counts[kSamples];  // staged
+  wait_for_predecessors();
+  let_dependents_launch();
+  if (idle) return;
   const Row row(p.source, p.source.samples[index], filter);
   if (row.edit_count > 0) row.fill_filter<kPartThreads>(filter);
   find_top(row, p.scratch[index], reduce);
@@ -348,7 +352,10 @@ extern "C" __global__ void __launch_bounds__(forerun::kPartThreads, 4)
   __shared__ unsigned keys[kParts * kPartWarps];
   __shared__ unsigned bar;
   const int index = blockIdx.y;
-  if (index >= p.batch.counts[kSamples]) return;
+  const bool idle = index >= p.batch.counts[kSamples];  // staged
+  wait_for_predecessors();
+  let_dependents_launch();
+  if (idle) return;
   const Sample sample = p.source.samples[index];
   const Row row(p.source, sample, filter);
   if (row.edit_count > 0) row.fill_filter<kPartThreads>(filter);
@@ -363,7 +370,10 @@ extern "C" __global__ void __launch_bounds__(forerun::kDrawThreads)
   __shared__ unsigned filter[kFilterWords];
   __shared__ Candidate candidates[kCandidatesMax];
   const int index = blockIdx.x;
-  if (index >= p.batch.counts[kSamples]) return;
+  const bool idle = index >= p.batch.counts[kSamples];  // staged
+  wait_for_predecessors();
+  let_dependents_launch();
+  if (idle) return;
   const Sample sample = p.source.samples[index];
   const SampleScratch& scratch = p.scratch[index];
   const Row row(p.source, sample, filter);

@@ -93,6 +93,87 @@ fn an_engine_step_waits_once_a_model_and_allocates_nothing() {
     }
 }
 
+/// Launches of one answer with these options, in a report.
+fn launches_of(cuda: CudaOptions) -> Value {
+    let emulator = Emulator::open_at(&library()).unwrap();
+    let engine = engine(cuda);
+    emulator.clear_report();
+    emulator.mark("started");
+    engine.answer(Request::ask(QUESTION)).unwrap();
+    emulator.report()
+}
+
+/// Whether each launch of a stream asked to begin early, and whether the stream's call before it
+/// was a launch too.
+fn early_in_streams(report: &Value) -> Vec<(bool, bool)> {
+    let mut last: BTreeMap<u64, &str> = BTreeMap::new();
+    let mut launches = vec![];
+    for call in calls_after(report, "started") {
+        let Some(stream) = call["stream"].as_u64() else { continue };
+        let name = call["call"].as_str().unwrap();
+        let before = last.insert(stream, name);
+        if name.starts_with("cuLaunchKernel") {
+            launches.push((call["programmatic"] == true, before == Some(name)));
+        }
+    }
+    assert!(launches.len() > 100, "{launches:?}");
+    launches
+}
+
+#[test]
+fn every_launch_but_the_first_of_a_submission_begins_early_where_the_gpu_can() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !kernels() {
+        return;
+    }
+    let eager = |change: fn(&mut CudaOptions)| {
+        let mut cuda = CudaOptions { graphs: false, ..options() };
+        change(&mut cuda);
+        launches_of(cuda)
+    };
+    let report = eager(|_| {});
+    let launches = early_in_streams(&report);
+    for (early, behind_a_launch) in &launches {
+        assert_eq!(early, behind_a_launch, "{launches:?}");
+    }
+    // What asked for it had it, and loaded weights before its wait.
+    let of = |kernel: &Value, count: &str| kernel[count].as_u64().unwrap();
+    let kernels = report["kernels"].as_object().unwrap();
+    let had: u64 = kernels.values().map(|kernel| of(kernel, "early_launches")).sum();
+    assert_eq!(had as usize, launches.iter().filter(|(early, _)| *early).count());
+    for matrix in ["project", "qkv", "gate_up", "head"] {
+        let kernel = &kernels[&format!("forerun_{matrix}_n8")];
+        let (launches, warps) = (of(kernel, "launches"), of(kernel, "dependency_waits"));
+        assert!(launches > 0 && of(kernel, "early_load_requests") > warps, "{matrix}: {kernel}");
+    }
+
+    // The architecture of the kernels decides, and the switch.
+    for change in
+        [(|cuda| cuda.image = Some("compute_80".into())) as fn(&mut CudaOptions), |cuda| {
+            cuda.dependent_launch = false
+        }]
+    {
+        assert!(early_in_streams(&eager(change)).iter().all(|(early, _)| !early));
+    }
+}
+
+#[test]
+fn graphs_keep_which_launches_begin_early() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !kernels() {
+        return;
+    }
+    Emulator::open_at(&library()).unwrap().reset(&[]);
+    let report = launches_of(options());
+    let graphs = report["early_in_graphs"].as_object().unwrap();
+    assert!(!graphs.is_empty(), "no graph was made");
+    for kernels in graphs.values() {
+        let early = kernels.as_array().unwrap();
+        assert!(early.len() > 5 && early[0] == false, "{early:?}");
+        assert!(early[1..].iter().all(|early| *early == true), "{early:?}");
+    }
+}
+
 #[test]
 fn a_lost_device_ends_every_request_and_names_the_launches() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,9 @@
 // for.
 //
 // `weights_*` bytes are read once a pass by one CTA and must not push anything out of L1; `nc`
-// loads are of memory that nothing writes while the kernel runs, so the compiler may move them.
+// loads are of memory that nothing writes while the kernel runs, so the compiler may move them. A
+// kernel may run beside the end of the one before it (dependent.cuh), so what kernels leave to one
+// another is not such memory.
 #pragma once
 
 namespace forerun {

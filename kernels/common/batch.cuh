@@ -3,7 +3,8 @@
 // One blob a pass, filled by src/device/cuda/staging.rs and uploaded in one copy to a fixed place,
 // so that the pointers below never change and a CUDA graph can be replayed for the next pass of the
 // same shape. Whatever varies is a number in memory: grids may be larger than the work, and a CTA
-// beyond `counts` returns at once. Mirrored by src/device/cuda/layout.rs; a test compares both.
+// beyond `counts` returns at once. No kernel writes the blob, so all may read it early
+// (dependent.cuh). Mirrored by src/device/cuda/layout.rs; a test compares both.
 #pragma once
 
 namespace forerun {
@@ -64,7 +65,7 @@ struct Sample;  // sample.cuh
 
 struct Batch {
   const int* counts;             // [kCounts]
-  const int* tokens;             // [T] rows of the embedding table; some written by feed.cu
+  const int* tokens;             // [T] rows of the embedding table; -1: see feed.cu
   const int* positions;          // [T] rotary positions
   const int* slots;              // [T] page * P + slot in the page: where the row's K and V go
   const Group* groups;

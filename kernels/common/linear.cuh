@@ -18,6 +18,7 @@
 // lets the first weights be used before the row's norm is known.
 #pragma once
 
+#include "common/dependent.cuh"
 #include "common/staging.cuh"
 
 namespace forerun {
@@ -174,11 +175,13 @@ __device__ inline WarpWeights<PanelRows> panel_of(const Matrix& matrix, int pane
 }
 
 // The whole K loop of a CTA. Warp w works at position w % kSliceWarps of K. `tokens_left` reads
-// from global memory how many tokens there are from the tile's first on; the first weights are
-// under way before that number has come. `want_sums`: some weights of the CTA have minimums.
+// from the staged batch how many tokens there are from the tile's first on. The first weights are
+// under way before that number has come, and before the kernel that leaves the tokens has ended.
+// `want_sums`: some weights of the CTA have minimums.
 //
 // Leaves the partial sums, and the norm's scale of each token, in shared memory; ends with a
-// barrier. Returns the tile's tokens; 0, before any barrier, when there are none.
+// barrier. Returns the tile's tokens; 0, before any barrier, when there are none. Every thread has
+// waited for the kernel before (dependent.cuh).
 template <class T, bool kNorm, class Rows, class RowOf, class TokensLeft>
 __device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
                                     const TokensLeft& tokens_left,
@@ -198,6 +201,7 @@ __device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
     default: load_first<Q6Unit>(held, rows, first, last); break;
   }
   const int tokens = min_of(tokens_left(), T::kTokens);
+  wait_for_predecessors();
   if (tokens <= 0) return 0;
   start_chunk<T>(in, row_of, tokens, slices, 0, 0, 0);
   clear_missing<T>(tokens, want_sums);
@@ -230,6 +234,8 @@ __device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
     }
     add_slice<T>(sums, turn == 0);
   }
+  // The memory is free for the next kernel's first weights.
+  let_dependents_launch();
   if (kNorm) finish_norm<T>(tokens, in.columns, eps);
   __syncthreads();
   return tokens;

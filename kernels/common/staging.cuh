@@ -188,10 +188,10 @@ struct Piece {
   }
 };
 
-// Two neighbouring columns of a row; zeros beyond `columns`.
+// Two neighbouring columns of a row; zeros beyond `columns`. The row is another kernel's.
 __device__ inline unsigned load_column_pair(const bf16* row, int column, int columns) {
-  unsigned pair = column < columns ? load_2(row + column) : 0u;
-  if (column + 1 < columns) pair |= static_cast<unsigned>(load_2(row + column + 1)) << 16;
+  unsigned pair = column < columns ? row[column] : 0u;
+  if (column + 1 < columns) pair |= static_cast<unsigned>(row[column + 1]) << 16;
   return pair;
 }
 

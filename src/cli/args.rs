@@ -149,6 +149,9 @@ pub(super) struct CudaArgs {
     /// Launch every kernel by itself instead of replaying CUDA graphs
     #[arg(long, env = "FORERUN_ENFORCE_EAGER", hide_env_values = true)]
     pub(super) enforce_eager: bool,
+    /// Let no kernel begin before the one before it has ended, where compute capability 9.0 could
+    #[arg(long, env = "FORERUN_NO_DEPENDENT_LAUNCH", hide_env_values = true)]
+    pub(super) no_dependent_launch: bool,
     /// Driver library to open instead of the system's, such as the software GPU of the tests
     #[arg(long, value_name = "PATH", env = "FORERUN_CUDA_DRIVER", hide_env_values = true)]
     pub(super) cuda_driver: Option<PathBuf>,
@@ -166,6 +169,7 @@ impl CudaArgs {
             overlap: self.overlap,
             draft_sm_pct: self.draft_sm_pct,
             graphs: !self.enforce_eager,
+            dependent_launch: !self.no_dependent_launch,
             driver: self.cuda_driver.clone(),
             image: self.cuda_image.clone(),
             ..CudaOptions::default()

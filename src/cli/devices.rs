@@ -42,10 +42,18 @@ fn cuda() -> Vec<String> {
             format!("fix: {}", Built::FIX),
         ];
     };
-    let driver = if cuda::driver_present() {
+    let driver = if cuda::gpu::driver_present() {
         "a CUDA driver is there; --device cuda has only ever run on an emulator"
     } else {
         "no CUDA driver on this machine"
+    };
+    let early = match cuda::gpu::first() {
+        Err(_) => "dependent launch: in use from compute capability 9.0 on".to_owned(),
+        Ok(gpu) => {
+            let (major, minor) = (gpu.capability / 10, gpu.capability % 10);
+            let used = if gpu.dependent_launch() { "in use" } else { "not in use, it needs 9.0" };
+            format!("{}, compute capability {major}.{minor}: dependent launch {used}", gpu.name)
+        }
     };
     let (nvcc, ptx) = (kernels.nvcc, kernels.ptx_version());
     // Machine code runs on every driver of the same major version; text needs the minor one too.
@@ -57,5 +65,6 @@ fn cuda() -> Vec<String> {
             "by nvcc {nvcc}, PTX {ptx}: a GPU outside the sm_ numbers needs a driver for CUDA \
              {release} or later"
         ),
+        early,
     ]
 }

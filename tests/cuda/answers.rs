@@ -96,7 +96,7 @@ fn answers_are_those_of_the_cpu_up_to_near_ties() {
 }
 
 #[test]
-fn graphs_overlap_run_ahead_and_virtual_architecture_change_no_token() {
+fn graphs_overlap_run_ahead_dependent_launch_and_architecture_change_no_token() {
     if !kernels() {
         return;
     }
@@ -110,6 +110,11 @@ fn graphs_overlap_run_ahead_and_virtual_architecture_change_no_token() {
     assert_eq!(ids(options(), Some(1)), want, "one token at a time");
     for (what, cuda) in [
         ("without graphs", CudaOptions { graphs: false, ..options() }),
+        ("kernel after kernel", CudaOptions { dependent_launch: false, ..options() }),
+        (
+            "without graphs, kernel after kernel",
+            CudaOptions { graphs: false, dependent_launch: false, ..options() },
+        ),
         ("one pass at a time", CudaOptions { overlap: Overlap::Off, ..options() }),
         ("green contexts", CudaOptions { overlap: Overlap::GreenContexts, ..options() }),
         ("as compute_80", CudaOptions { image: Some("compute_80".into()), ..options() }),

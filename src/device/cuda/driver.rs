@@ -1,17 +1,19 @@
 //! The driver API in our own terms: opened once, every handle with its owner, every error with the
 //! place it came from.
 //!
-//! Only this file, `arena` and `green` call into `cudarc`. Handles keep the [`Context`] they belong
-//! to alive, so they are destroyed before it. Invariant: nothing here decides what runs when.
+//! Only this file, `gpu`, `arena` and `green` call into `cudarc`. Handles keep the [`Context`] they
+//! belong to alive, so they are destroyed before it. Invariant: nothing here decides what runs
+//! when.
 
+use super::gpu::{self, Properties};
 use super::launch::Launch;
 use super::layout::Address;
 use crate::error::DeviceError;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use std::ffi::{CString, c_void};
-use std::fmt::Display;
 use std::path::Path;
+use std::ptr;
 use std::sync::Arc;
 
 /// Says what failed where: `what: CUDA_ERROR_… (number), the driver's own words`.
@@ -45,38 +47,6 @@ fn is_sticky(code: u32) -> bool {
     matches!(code, 46 | 214 | 700 | 702 | 714..=720 | 999)
 }
 
-fn unavailable(reason: impl Display) -> DeviceError {
-    DeviceError::Unavailable { device: "cuda".into(), reason: reason.to_string() }
-}
-
-/// Opens the driver library; `cudarc` would panic where there is none.
-fn open_library(named: Option<&Path>) -> Result<(), DeviceError> {
-    if let Some(path) = named {
-        // SAFETY: loading a library runs its initialisers, which is what the user asked for by
-        // naming it. It stays loaded for good, so no symbol of it is ever left dangling.
-        let library = unsafe { libloading::Library::new(path) }
-            .map_err(|e| unavailable(format!("driver {}: {e}", path.display())))?;
-        std::mem::forget(library);
-    }
-    // SAFETY: opens the library under its usual names, nothing else.
-    if unsafe { sys::is_culib_present() } {
-        Ok(())
-    } else {
-        Err(unavailable("no NVIDIA driver (libcuda.so) on this machine; use --device cpu"))
-    }
-}
-
-/// What the device says of itself.
-#[derive(Debug, Clone)]
-pub(super) struct Properties {
-    pub(super) name: String,
-    /// Major times 10 plus minor, such as 90.
-    pub(super) capability: u32,
-    pub(super) sms: usize,
-    /// Shared memory a CTA can opt in to.
-    pub(super) shared_optin_bytes: u32,
-}
-
 /// The primary context of one device.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -94,14 +64,7 @@ impl Context {
     /// Opens the driver, the system's or a named one, and retains the primary context of device
     /// `ordinal`.
     pub(super) fn open(ordinal: i32, driver: Option<&Path>) -> Result<Arc<Self>, DeviceError> {
-        open_library(driver)?;
-        check(result::init(), || "cuInit".into())?;
-        let count = check(result::device::get_count(), || "cuDeviceGetCount".into())?;
-        if ordinal >= count {
-            return Err(unavailable(format!("device {ordinal} asked for, there are {count}")));
-        }
-        let device = check(result::device::get(ordinal), || format!("cuDeviceGet {ordinal}"))?;
-        let properties = Self::properties_of(device)?;
+        let (device, properties) = gpu::open(ordinal, driver)?;
         // SAFETY: `device` is a valid handle; the release is in `drop`.
         let raw = check(unsafe { result::primary_ctx::retain(device) }, || {
             format!("cuDevicePrimaryCtxRetain {}", properties.name)
@@ -109,26 +72,6 @@ impl Context {
         let context = Arc::new(Self { device, raw, properties });
         context.bind()?;
         Ok(context)
-    }
-
-    fn properties_of(device: sys::CUdevice) -> Result<Properties, DeviceError> {
-        use sys::CUdevice_attribute as A;
-        let attribute = |which: A| {
-            // SAFETY: `device` is a valid handle.
-            check(unsafe { result::device::get_attribute(device, which) }, || {
-                format!("cuDeviceGetAttribute {which:?}")
-            })
-        };
-        let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let sms = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        Ok(Properties {
-            name: check(result::device::get_name(device), || "cuDeviceGetName".into())?,
-            capability: (major * 10 + minor) as u32,
-            sms: sms as usize,
-            shared_optin_bytes: shared as u32,
-        })
     }
 
     /// Makes the context current on this thread; needed before any other call from it.
@@ -351,6 +294,15 @@ impl Drop for Event {
     }
 }
 
+/// When a kernel of a queue may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// When all before it has ended.
+    AfterAll,
+    /// While the kernel before it ends, for which it waits itself.
+    Early,
+}
+
 /// An ordered queue of the driver.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -433,23 +385,38 @@ impl Queue {
     }
 
     /// Launches a kernel.
-    pub(super) fn launch(&self, function: Function, launch: &Launch) -> Result<(), DeviceError> {
+    pub(super) fn launch(
+        &self,
+        function: Function,
+        launch: &Launch,
+        begin: Begin,
+    ) -> Result<(), DeviceError> {
         let mut params: [*mut c_void; 1] = [launch.params().as_ptr().cast_mut().cast()];
         let [x, y, z] = launch.grid;
-        // SAFETY: the kernel takes one parameter struct; `params` points to at least as many bytes
-        // as it has (a test compares both sides' layouts), read before the call returns. What the
-        // struct points to is memory of this device's arena, ordered by this queue.
-        let outcome = unsafe {
-            result::launch_kernel(
-                function.0,
-                (x, y, z),
-                (launch.threads, 1, 1),
-                launch.shared_bytes,
-                self.raw,
-                &mut params,
-            )
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
-        check(outcome, || format!("launch of {launch}"))
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: self.raw,
+            attrs: &raw mut early,
+            numAttrs: u32::from(begin == Begin::Early),
+        };
+        let (config, params, none) = (&raw const config, params.as_mut_ptr(), ptr::null_mut());
+        // SAFETY: the kernel takes one parameter struct; `params` points to at least as many bytes
+        // as it has (a test compares both sides' layouts), read before the call returns, as the
+        // configuration is. What the struct points to is memory of this device's arena, ordered by
+        // this queue, and by the kernel itself if it begins early.
+        let outcome = unsafe { sys::cuLaunchKernelEx(config, function.0, params, none) };
+        check(outcome.result(), || format!("launch of {launch}"))
     }
 
     /// Turns what `enqueue` puts on this queue into a graph instead of running it.

@@ -9,6 +9,7 @@
 
 mod arena;
 mod driver;
+pub(crate) mod gpu;
 mod graph;
 mod green;
 #[allow(dead_code, reason = "tests/cuda_build.rs includes this file for the rest")]
@@ -75,6 +76,8 @@ struct Shared {
     partition: Option<Partition>,
     last_pass: Option<LastPass>,
     options: CudaOptions,
+    /// Whether kernels may begin early: asked for, and the device can.
+    dependent_launch: bool,
     /// Bytes that block types without a kernel of their own cost.
     widened_bytes: AtomicU64,
     context: Arc<Context>,
@@ -131,6 +134,8 @@ struct Scratch {
     summaries: Address,
     /// The logits that log-probabilities ask about, one a head.
     targets: Address,
+    /// Tokens of fed rows, one a row.
+    fed: Address,
     /// What the parts of a row leave for its draw, one a sample.
     samples: Address,
     /// What a draw leaves for acceptance, one a sample.
@@ -143,14 +148,6 @@ struct Scratch {
 #[must_use]
 pub fn has_kernels() -> bool {
     kernels::built().is_some()
-}
-
-/// Whether this machine has a CUDA driver. To be asked before anything else of one: without the
-/// library, calls into it panic.
-pub(crate) fn driver_present() -> bool {
-    // SAFETY: opens the system's driver library and closes it again; what it runs on being opened
-    // depends on nothing of ours.
-    unsafe { cudarc::driver::sys::is_culib_present() }
 }
 
 impl CudaDevice {
@@ -172,13 +169,16 @@ impl CudaDevice {
             let [draft, base] = partition.sms();
             tracing::info!("green contexts: {draft} SMs for the draft, {base} for the base");
         }
-        tracing::info!("{}: kernels for {:?}", context.properties.name, modules.archs);
+        let dependent_launch = options.dependent_launch && context.properties.dependent_launch();
+        let (name, archs) = (&context.properties.name, &modules.archs);
+        tracing::info!("{name}: kernels for {archs:?}, dependent launch {dependent_launch}");
         Ok(Self(Arc::new(Shared {
             arena: Arena::new(&context, limit),
             modules,
             partition,
             last_pass: (options.overlap == Overlap::Off).then(LastPass::default),
             options: options.clone(),
+            dependent_launch,
             widened_bytes: AtomicU64::new(0),
             context,
         })))
@@ -201,6 +201,7 @@ struct ScratchSizes {
     partials: usize,
     summaries: usize,
     targets: usize,
+    fed: usize,
 }
 
 impl ScratchSizes {
@@ -213,6 +214,7 @@ impl ScratchSizes {
             partials: AttentionOp::partial_bytes(shape, PARTIALS_MAX),
             summaries: head::summaries_bytes(vocab_heads, vocab),
             targets: head::targets_bytes(vocab_heads),
+            fed: rows * size_of::<i32>(),
         }
     }
 }
@@ -279,6 +281,7 @@ impl Device for CudaDevice {
             + scratch.partials
             + scratch.summaries
             + scratch.targets
+            + scratch.fed
             + BLOB_BYTES
             + LISTS_BYTES
             + bucket(limits.full_rows) * SCRATCH_BYTES
@@ -359,6 +362,7 @@ impl Device for CudaDevice {
             partials: take(sizes.partials, "partial attention")?,
             summaries: take(sizes.summaries, "head summaries")?,
             targets: take(sizes.targets, "head targets")?,
+            fed: take(sizes.fed, "fed tokens")?,
             samples: take(bucket(limits.full_rows) * SCRATCH_BYTES, "sampling candidates")?,
             cuts: take(bucket(limits.full_rows) * size_of::<Cut>(), "sampling cuts")?,
             found: take(size_of::<i32>(), "row found")?,
@@ -377,7 +381,7 @@ impl Device for CudaDevice {
                 queue,
                 modules,
                 memory,
-                shared.options.graphs,
+                [shared.options.graphs, shared.dependent_launch],
                 last,
             )?),
             shape: *shape,
@@ -420,8 +424,9 @@ impl Device for CudaDevice {
         batch: &CudaBatch,
         hidden: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
-        let params = EmbedParams { batch: batch.view, table: table.packed, hidden: hidden.address };
-        stream.enqueue([embed(batch.buckets.rows, &params)]);
+        let (batch, rows) = (batch.view, batch.buckets.rows);
+        let (table, fed, hidden) = (table.packed, stream.scratch.fed, hidden.address);
+        stream.enqueue([embed(rows, &EmbedParams { batch, table, fed, hidden })]);
         Ok(())
     }
 
@@ -617,8 +622,8 @@ impl Device for CudaDevice {
         let from = before.results();
         let rows = batch.buckets.fed;
         if rows > 0 {
-            let vocab = stream.shape.vocab;
-            stream.enqueue([feed(rows, batch.view, batch.fed, &from, vocab)]);
+            let (vocab, lists) = (stream.shape.vocab, [batch.fed, stream.scratch.fed]);
+            stream.enqueue([feed(rows, batch.view, lists, &from, vocab)]);
         }
         Ok(())
     }

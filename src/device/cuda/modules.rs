@@ -13,10 +13,19 @@ use crate::error::DeviceError;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+/// One kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kernel {
+    pub(super) function: Function,
+    /// Whether it waits for the kernels before it, so that it may begin before they have ended:
+    /// what is compiled for 9.0 does (`kernels/common/dependent.cuh`).
+    pub(super) waits: bool,
+}
+
 /// Every kernel, ready to launch.
 #[derive(Debug)]
 pub(super) struct Modules {
-    functions: HashMap<&'static str, Function>,
+    kernels: HashMap<&'static str, Kernel>,
     /// By the file they were compiled from.
     modules: HashMap<&'static str, Module>,
     /// The images that were loaded, as nvcc names their architectures.
@@ -37,7 +46,7 @@ impl Modules {
         let (major, minor) =
             (context.properties.capability / 10, context.properties.capability % 10);
         let mut loaded =
-            Self { functions: HashMap::new(), modules: HashMap::new(), archs: BTreeSet::new() };
+            Self { kernels: HashMap::new(), modules: HashMap::new(), archs: BTreeSet::new() };
         for file in built.files {
             let subject = file.subject;
             let asked = image.map_or(String::new(), |name| format!(" as {name}"));
@@ -50,7 +59,7 @@ impl Modules {
                 match Module::load(context, &name, &image.load()) {
                     Ok(module) => {
                         loaded.archs.insert(image.arch());
-                        Some(module)
+                        Some((module, image.capability() >= (9, 0)))
                     }
                     Err(error) => {
                         tracing::debug!("{error}; trying the next image");
@@ -59,9 +68,10 @@ impl Modules {
                     }
                 }
             });
-            let module = module.ok_or_else(|| unavailable(failure))?;
+            let (module, waits) = module.ok_or_else(|| unavailable(failure))?;
             for entry in file.entries {
-                loaded.functions.insert(entry, module.function(entry)?);
+                let kernel = Kernel { function: module.function(entry)?, waits };
+                loaded.kernels.insert(entry, kernel);
             }
             loaded.modules.insert(subject, module);
         }
@@ -89,8 +99,8 @@ impl Modules {
     ///
     /// # Errors
     /// When no file has it.
-    pub(super) fn get(&self, name: &str) -> Result<Function, DeviceError> {
-        let found = self.functions.get(name).copied();
+    pub(super) fn get(&self, name: &str) -> Result<Kernel, DeviceError> {
+        let found = self.kernels.get(name).copied();
         found.ok_or_else(|| DeviceError::Failed(format!("no kernel {name} in this program")))
     }
 }

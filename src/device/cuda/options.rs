@@ -16,6 +16,9 @@ pub struct CudaOptions {
     pub draft_sm_pct: u32,
     /// Whether passes seen before run as graphs.
     pub graphs: bool,
+    /// Whether a kernel may begin while the one before it ends, which changes no result: on compute
+    /// capability 9.0 and later, and nothing elsewhere.
+    pub dependent_launch: bool,
     /// A driver library to open instead of the system's, such as the software GPU of the tests. A
     /// process has one driver: the first device opened decides.
     pub driver: Option<PathBuf>,
@@ -31,6 +34,7 @@ impl Default for CudaOptions {
             overlap: Overlap::default(),
             draft_sm_pct: 25,
             graphs: true,
+            dependent_launch: true,
             driver: None,
             image: None,
         }

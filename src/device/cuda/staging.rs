@@ -6,7 +6,7 @@
 
 use super::layout::VocabHead;
 use super::layout::{Address, Batch, Counts, Group, HeadOut, LabelHead, ResultsView, SampleOut};
-use super::ops::feed::Fed;
+use super::ops::feed::{FED_TOKEN, Fed};
 pub(super) use super::ops::labels::LABELS_MAX;
 use super::ops::sample::SampleTable;
 use super::plan::{PlanLimits, plan_attention};
@@ -123,6 +123,8 @@ impl CudaBatch {
                 reserved: 0,
             });
         }
+        let mut tokens = integers(batch.tokens.iter().map(|t| t.index()));
+        batch.fed.iter().for_each(|fed| tokens[fed.row] = FED_TOKEN);
         let heads = Heads::of(&batch)?;
         let mut samples = SampleTable::default();
         for sample in &batch.samples {
@@ -141,7 +143,7 @@ impl CudaBatch {
         let mut blob = Blob { bytes, base, at: 0 };
         let view = Batch {
             counts: blob.array(&[counts])?,
-            tokens: blob.array(&integers(batch.tokens.iter().map(|t| t.index())))?,
+            tokens: blob.array(&tokens)?,
             positions: blob.array(&batch.positions)?,
             slots: blob.array(&slots)?,
             groups: blob.array(&groups)?,

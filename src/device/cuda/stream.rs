@@ -3,10 +3,11 @@
 //! Operations only append to a list. [`Stream::submit`] uploads the staged batch, runs the list and
 //! records an event; nothing waits on the host before a read-back point. Two streams are ordered by
 //! events alone: with [`Overlap::Off`] each pass waits for the pass submitted before it, whoever's
-//! it was. Invariant: the pinned bytes of a pass are not touched again before its stream was
-//! synchronised.
+//! it was. Inside a submission a kernel may begin while the one before it ends
+//! (`kernels/common/dependent.cuh`). Invariant: the pinned bytes of a pass are not touched again
+//! before its stream was synchronised.
 
-use super::driver::{Context, Event, Pinned, Queue};
+use super::driver::{Begin, Context, Event, Pinned, Queue};
 use super::graph::{Graphs, Plan};
 use super::launch::Launch;
 use super::layout::Address;
@@ -84,6 +85,8 @@ pub(super) struct Stream {
     /// The pass submitted last.
     submitted: Vec<Launch>,
     graphs: Option<Graphs>,
+    /// Kernels that wait for their predecessors themselves may begin before those have ended.
+    dependent_launch: bool,
     /// Present when passes of all streams follow one another.
     last_pass: Option<LastPass>,
     done: Arc<Event>,
@@ -96,7 +99,7 @@ impl Stream {
         queue: Queue,
         kernels: Arc<Modules>,
         memory: StreamMemory,
-        graphs: bool,
+        [graphs, dependent_launch]: [bool; 2],
         last_pass: Option<LastPass>,
     ) -> Result<Self, DeviceError> {
         Ok(Self {
@@ -113,6 +116,7 @@ impl Stream {
             recorded: vec![],
             submitted: vec![],
             graphs: graphs.then(Graphs::default),
+            dependent_launch,
             last_pass,
             done: Arc::new(Event::new(context)?),
         })
@@ -182,7 +186,14 @@ impl Stream {
     fn run(&mut self) -> Result<(), DeviceError> {
         let (queue, kernels, launches) = (&self.queue, &self.kernels, &self.submitted);
         let each = || {
-            launches.iter().try_for_each(|launch| queue.launch(kernels.get(launch.kernel)?, launch))
+            launches.iter().enumerate().try_for_each(|(i, launch)| {
+                let kernel = kernels.get(launch.kernel)?;
+                // The first is behind a copy, a wait or another submission: what those bring is
+                // there for all that follow, which read it before they wait for kernels.
+                let early = self.dependent_launch && i > 0 && kernel.waits;
+                let begin = if early { Begin::Early } else { Begin::AfterAll };
+                queue.launch(kernel.function, launch, begin)
+            })
         };
         let Some(graphs) = &mut self.graphs else { return each() };
         match graphs.plan(launches) {

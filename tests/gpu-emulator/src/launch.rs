@@ -6,7 +6,7 @@
 
 use crate::memory::{FUNCTION_BASE, GlobalMemory, Violation};
 use crate::ptx::ir::{Function, Module, Symbol};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -77,9 +77,13 @@ pub struct Launch {
     pub sm_count: u32,
     /// The order number of the launch, for messages and for what wrote a byte last.
     pub serial: u64,
-    /// Whether programmatic stream serialisation was asked for.
-    pub programmatic: bool,
+    /// Of a launch that may begin before the kernels before it have ended: what those stored to.
+    /// `None`: it begins after them.
+    pub unfinished: Option<Arc<Stored>>,
 }
+
+/// Base addresses of the allocations, or of the carved parts, that kernels stored to.
+pub type Stored = BTreeSet<u64>;
 
 impl Launch {
     /// The entry.
@@ -123,6 +127,8 @@ pub struct Counters {
     pub dependency_waits: u64,
     /// Warps that executed `griddepcontrol.launch_dependents`.
     pub dependency_launches: u64,
+    /// Global load requests before the wait, of launches that may begin early.
+    pub early_load_requests: u64,
 }
 
 impl Counters {
@@ -145,6 +151,7 @@ impl Counters {
         self.local_bytes = self.local_bytes.max(other.local_bytes);
         self.dependency_waits += other.dependency_waits;
         self.dependency_launches += other.dependency_launches;
+        self.early_load_requests += other.early_load_requests;
     }
 }
 
@@ -159,6 +166,9 @@ pub enum FaultKind {
     Uninitialised,
     /// A byte an unwaited `cp.async` is still bringing.
     UnwaitedCopy,
+    /// A store, a load of what an unfinished kernel stored to, or an exit, in a launch that has not
+    /// waited for the kernels before it.
+    UnwaitedKernel,
     /// Two threads touch the same shared byte with no barrier between, one of them writing.
     SharedRace,
     /// A barrier, shuffle, vote or mma not all named threads reach together.

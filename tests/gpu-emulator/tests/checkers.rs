@@ -363,3 +363,111 @@ fn a_launch_keeps_the_limits() {
     assert!(device.launch("test", [1, 70_000, 1], [32, 1, 1], &params.0).is_err());
     assert!(device.launch("test", [1, 1, 1], [32, 1, 1], &[0; 8]).is_err(), "too few parameters");
 }
+
+// --- launches that may begin early --------------------------------------------------------------
+
+/// Runs a kernel behind one that stored to `stored` buffers and may not have ended, under some
+/// seeds: always without a fault, or always with one, whose message comes back.
+#[track_caller]
+fn early(body: &str, threads: u32, stored: &[&str]) -> Result<(), String> {
+    let mut outcomes = (0..6).map(|seed| {
+        let mut device = Device::new(&kernel(body));
+        device.options.seed = seed;
+        let (out, input) = (device.words(&[0; 64], "out"), device.words(&[7; 64], "in"));
+        let params = Params::default().u64(out).u64(input).u32(64);
+        let stored: Vec<u64> =
+            stored.iter().map(|name| if *name == "out" { out } else { input }).collect();
+        let (grid, block) = ([2, 1, 1], [threads, 1, 1]);
+        let outcome = device.launch_behind(Some(&stored), "test", grid, block, &params.0);
+        // What does not begin early need not wait.
+        device.launch("test", grid, block, &params.0).unwrap();
+        outcome.map(|_| ()).map_err(|fault| {
+            assert_eq!(fault.kind, FaultKind::UnwaitedKernel, "{fault}");
+            assert!(fault.message.contains("griddepcontrol.wait"), "{fault}");
+            fault.message
+        })
+    });
+    let first = outcomes.next().expect("six seeds");
+    assert!(outcomes.all(|outcome| outcome.is_ok() == first.is_ok()), "{first:?}");
+    first
+}
+
+#[test]
+fn nothing_is_stored_before_the_kernels_before_have_ended() {
+    let store = "st.global.u32 [%rd3], %r1;";
+    assert_eq!(early(&format!("griddepcontrol.wait;\n{store}"), 64, &[]), Ok(()));
+    for (store, what) in [
+        (store, "stores"),
+        ("mov.u32 %r9, 1;\nred.global.add.u32 [%rd1], %r9;", "stores"),
+        ("mov.u32 %r9, 1;\natom.global.add.u32 %r10, [%rd1], %r9;", "stores"),
+    ] {
+        let message = early(&format!("{store}\ngriddepcontrol.wait;"), 64, &[]).unwrap_err();
+        let site = message.contains(what) && message.contains("'out'");
+        assert!(site && message.contains("PTX line"), "{message}");
+    }
+    // Shared memory is the CTA's own.
+    assert_eq!(early("st.shared.u32 [%r4], %r1;\ngriddepcontrol.wait;", 64, &[]), Ok(()));
+    let launch = "griddepcontrol.launch_dependents;";
+    early(&format!("{launch}\n{store}\ngriddepcontrol.wait;"), 64, &[]).unwrap_err();
+}
+
+#[test]
+fn nothing_that_an_unfinished_kernel_stored_to_is_loaded() {
+    let load = "ld.global.u32 %r10, [%rd4];";
+    let copy = "cp.async.ca.shared.global [%r4], [%rd4], 4;";
+    let one = format!("setp.eq.u32 %p1, %r1, 37;\n@%p1 {load}");
+    for load in [load, copy, "ld.global.v4.u32 {%r10,%r11,%r12,%r13}, [%rd4];", &one] {
+        let behind = format!("griddepcontrol.wait;\n{load}\ncp.async.wait_all;");
+        assert_eq!(early(&behind, 64, &["in"]), Ok(()));
+        let before = format!("{load}\ncp.async.wait_all;\ngriddepcontrol.wait;");
+        assert_eq!(early(&before, 64, &["out"]), Ok(()), "nobody stored to it");
+        let message = early(&before, 64, &["out", "in"]).unwrap_err();
+        assert!(message.contains("loads") && message.contains("'in'"), "{message}");
+    }
+    let message = early(&format!("{one}\ngriddepcontrol.wait;"), 64, &["in"]).unwrap_err();
+    assert!(message.contains("thread (37, 0, 0)"), "{message}");
+}
+
+#[test]
+fn what_an_unfinished_kernel_stored_to_is_no_constant() {
+    let load = |kind: &str| format!("griddepcontrol.wait;\nld.global{kind}.u32 %r10, [%rd4];");
+    assert_eq!(early(&load(""), 64, &["in"]), Ok(()));
+    assert_eq!(early(&load(".nc"), 64, &["out"]), Ok(()));
+    for kind in [".nc", ".nc.L1::no_allocate"] {
+        let message = early(&load(kind), 64, &["out", "in"]).unwrap_err();
+        assert!(message.contains("ld.global.nc") && message.contains("'in'"), "{message}");
+    }
+}
+
+#[test]
+fn a_thread_that_exits_has_waited() {
+    let some = |what: &str| format!("setp.ge.u32 %p1, %r1, 40;\n{what}");
+    assert_eq!(early(&some("griddepcontrol.wait;\n@%p1 exit;"), 64, &[]), Ok(()));
+    for body in ["ret;", "bar.sync 0;", &some("@%p1 exit;\ngriddepcontrol.wait;")] {
+        assert!(early(body, 64, &[]).unwrap_err().contains("exits"));
+    }
+    // One thread does not wait for the others of its warp, whatever it would do on hardware.
+    let divergent = some("@!%p1 griddepcontrol.wait;\nbar.sync 0;\n@%p1 griddepcontrol.wait;");
+    assert_eq!(early(&divergent, 64, &[]), Ok(()));
+    let store = divergent.replace("bar.sync 0;", "st.global.u32 [%rd3], %r1;");
+    let message = early(&store, 64, &[]).unwrap_err();
+    assert!(message.contains("(40, 0, 0)") || message.contains("(32, 0, 0)"), "{message}");
+}
+
+#[test]
+fn what_is_loaded_early_is_counted() {
+    let device = Device::new(&kernel(
+        "ld.global.u32 %r10, [%rd4];\ngriddepcontrol.wait;\nld.global.u32 %r11, [%rd4];\n\
+         griddepcontrol.launch_dependents;",
+    ));
+    let (out, input) = (device.words(&[0; 64], "out"), device.words(&[7; 64], "in"));
+    let params = Params::default().u64(out).u64(input).u32(64);
+    let counts = |unfinished: Option<&[u64]>| {
+        let launched =
+            device.launch_behind(unfinished, "test", [3, 1, 1], [64, 1, 1], &params.0).unwrap();
+        let (waits, launches) = (launched.dependency_waits, launched.dependency_launches);
+        (launched.load_requests, launched.early_load_requests, waits, launches)
+    };
+    assert_eq!(counts(Some(&[out][..])), (12, 6, 6, 6));
+    assert_eq!(counts(None), (12, 0, 6, 6));
+}

@@ -8,6 +8,8 @@
 #[path = "driver/support.rs"]
 mod support;
 
+#[path = "driver/dependent.rs"]
+mod dependent;
 #[path = "driver/device.rs"]
 mod device;
 #[path = "driver/failures.rs"]

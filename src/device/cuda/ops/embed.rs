@@ -12,11 +12,13 @@ pub(crate) struct EmbedParams {
     pub(crate) batch: Batch,
     /// `[V, C]`.
     pub(crate) table: Matrix,
+    /// i32 `[T]`: tokens of the rows that have [`super::feed::FED_TOKEN`] in the batch.
+    pub(crate) fed: Address,
     /// bf16 `[T, C]`.
     pub(crate) hidden: Address,
 }
 
-layout_of!(EmbedParams: batch, table, hidden);
+layout_of!(EmbedParams: batch, table, fed, hidden);
 
 impl KernelParams for EmbedParams {
     const KERNEL: &'static str = "forerun_embed";

@@ -6,6 +6,9 @@ use crate::device::{Drawn, FedRow};
 use bytemuck::{Pod, Zeroable};
 use std::mem::offset_of;
 
+/// In a staged batch: the row's token is where [`feed`] left it.
+pub(crate) const FED_TOKEN: i32 = -1;
+
 /// A row whose token the pass before drew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -31,6 +34,7 @@ impl From<&FedRow> for Fed {
 pub(crate) struct FeedParams {
     batch: Batch,
     fed: Address,
+    tokens: Address,
     heads: Address,
     samples: Address,
     vocab: i32,
@@ -44,6 +48,7 @@ impl FeedParams {
             size_of::<Self>() as u32,
             offset_of!(Self, batch) as u32,
             offset_of!(Self, fed) as u32,
+            offset_of!(Self, tokens) as u32,
             offset_of!(Self, heads) as u32,
             offset_of!(Self, samples) as u32,
             offset_of!(Self, vocab) as u32,
@@ -62,17 +67,19 @@ impl KernelParams for FeedParams {
 /// Threads of a CTA.
 const THREADS: u32 = 256;
 
-/// Feeds at most `rows` rows of `batch` from the results of the pass before; `fed` is the list.
+/// Leaves at `tokens`, one `i32` a row of the batch, the tokens of at most `rows` rows of `batch`
+/// from the results of the pass before; `fed` is the list of rows.
 pub(crate) fn feed(
     rows: usize,
     batch: Batch,
-    fed: Address,
+    [fed, tokens]: [Address; 2],
     before: &ResultsView,
     vocab: usize,
 ) -> Launch {
     let params = FeedParams {
         batch,
         fed,
+        tokens,
         heads: before.heads,
         samples: before.samples,
         vocab: vocab as i32,

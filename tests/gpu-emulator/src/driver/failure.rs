@@ -125,7 +125,10 @@ impl Code {
             FaultKind::Misaligned => Self::MisalignedAddress,
             FaultKind::Deadlock => Self::LaunchTimeout,
             FaultKind::Unsupported => Self::IllegalInstruction,
-            FaultKind::SharedRace | FaultKind::IllegalSync | FaultKind::Trap => Self::LaunchFailed,
+            FaultKind::UnwaitedKernel
+            | FaultKind::SharedRace
+            | FaultKind::IllegalSync
+            | FaultKind::Trap => Self::LaunchFailed,
         }
     }
 }

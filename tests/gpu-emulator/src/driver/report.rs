@@ -28,6 +28,8 @@ pub struct Call {
     pub graph: Option<u32>,
     /// Grid and block of a launch.
     pub shape: Option<([u32; 3], [u32; 3])>,
+    /// Whether a launch asked to begin before its predecessor has ended.
+    pub programmatic: bool,
     /// Whether the host waited, or may have had to, for the device.
     pub host_sync: bool,
     /// Whether the host side of a copy was pageable memory.
@@ -49,6 +51,8 @@ enum Entry {
 #[derive(Debug, Default)]
 struct Kernel {
     launches: u64,
+    /// Of them, those that may begin before their predecessor has ended.
+    early_launches: u64,
     counters: Counters,
     sectors_loaded: BTreeMap<String, u64>,
     sectors_stored: BTreeMap<String, u64>,
@@ -69,7 +73,8 @@ struct Allocation {
 pub struct Report {
     device: Value,
     kernels: BTreeMap<String, Kernel>,
-    graphs: BTreeMap<u32, Vec<String>>,
+    /// Kernels of executable graphs, and whether each may begin before its predecessor has ended.
+    graphs: BTreeMap<u32, Vec<(String, bool)>>,
     allocations: BTreeMap<u64, Allocation>,
     log: Vec<Entry>,
     calls: BTreeMap<&'static str, u64>,
@@ -136,8 +141,9 @@ impl Report {
         self.push(Entry::Mark(text.to_owned()));
     }
 
-    /// An executable graph of that number runs these kernels, in this order.
-    pub fn instantiated(&mut self, number: u32, kernels: Vec<String>) {
+    /// An executable graph of that number runs these kernels, in this order; `true`: it may begin
+    /// before its predecessor has ended.
+    pub fn instantiated(&mut self, number: u32, kernels: Vec<(String, bool)>) {
         self.graphs.insert(number, kernels);
     }
 
@@ -203,6 +209,7 @@ impl Report {
         let (loaded, stored) = (named(&counters.sectors_loaded), named(&counters.sectors_stored));
         let kernel = self.kernels.entry(name.to_owned()).or_default();
         kernel.launches += 1;
+        kernel.early_launches += u64::from(launch.unfinished.is_some());
         kernel.counters.add(counters);
         for (label, count) in loaded {
             *kernel.sectors_loaded.entry(label).or_default() += count;
@@ -222,6 +229,10 @@ impl Report {
             Entry::Call(call) => Some(call),
             Entry::Mark(_) => None,
         });
+        let graphs = |of: fn(&(String, bool)) -> Value| -> Map<String, Value> {
+            let kernels = |kernels: &Vec<_>| kernels.iter().map(of).collect();
+            self.graphs.iter().map(|(number, all)| (number.to_string(), kernels(all))).collect()
+        };
         json!({
             "device": self.device,
             "failures": self.failures.iter().map(|failure| json!({
@@ -231,9 +242,8 @@ impl Report {
             })).collect::<Vec<_>>(),
             "kernels": self.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.to_json()))
                 .collect::<Map<_, _>>(),
-            "graphs": self.graphs.iter().map(|(number, kernels)| {
-                (number.to_string(), json!(kernels))
-            }).collect::<Map<_, _>>(),
+            "graphs": graphs(|(name, _)| name.as_str().into()),
+            "early_in_graphs": graphs(|(_, early)| (*early).into()),
             "allocations": self.allocations.iter().map(|(at, allocation)| allocation.to_json(*at))
                 .collect::<Vec<_>>(),
             "calls": self.calls,
@@ -250,6 +260,7 @@ impl Kernel {
         let counters = &self.counters;
         json!({
             "launches": self.launches,
+            "early_launches": self.early_launches,
             "registers": null,
             "static_shared_bytes": self.static_shared_bytes,
             "dynamic_shared_bytes_max": self.dynamic_shared_bytes_max,
@@ -261,6 +272,9 @@ impl Kernel {
             "shared_wavefronts": counters.shared_wavefronts,
             "shared_replays": counters.shared_replays,
             "local_bytes": counters.local_bytes,
+            "dependency_waits": counters.dependency_waits,
+            "dependency_launches": counters.dependency_launches,
+            "early_load_requests": counters.early_load_requests,
         })
     }
 }
@@ -304,6 +318,9 @@ impl Entry {
         if let Some((grid, block)) = call.shape {
             entry.insert("grid".into(), json!(grid));
             entry.insert("block".into(), json!(block));
+        }
+        if call.programmatic {
+            entry.insert("programmatic".into(), true.into());
         }
         if call.host_sync {
             entry.insert("host_sync".into(), true.into());

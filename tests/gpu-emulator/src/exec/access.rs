@@ -31,6 +31,15 @@ pub(super) fn is_strong(semantics: Semantics) -> bool {
     semantics != Semantics::Weak
 }
 
+/// What a load says of its ordering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LoadKind {
+    Weak,
+    Strong,
+    /// Weak, and of what nobody changes while the kernel runs.
+    Constant,
+}
+
 /// Writes elements to registers, extended to their width; `read` gives a lane's element by its
 /// byte offset and size.
 #[inline(always)]
@@ -115,7 +124,7 @@ impl Step<'_, '_> {
         Access { warp: self.warp.index, line: self.line, strong }
     }
 
-    /// `ld`.
+    /// `ld`; `constant`: `ld.global.nc`.
     pub(super) fn load(
         &mut self,
         space: Space,
@@ -123,9 +132,14 @@ impl Step<'_, '_> {
         dsts: &[Option<Register>],
         address: Address,
         semantics: Semantics,
+        constant: bool,
     ) -> Outcome {
         let addresses = self.addresses(address)?;
-        let strong = is_strong(semantics);
+        let kind = match (is_strong(semantics), constant) {
+            (true, _) => LoadKind::Strong,
+            (false, true) => LoadKind::Constant,
+            (false, false) => LoadKind::Weak,
+        };
         let mask = self.mask;
         match space {
             Space::Generic => self.each_space(addresses, |step, space, mask, addresses| {
@@ -135,9 +149,9 @@ impl Step<'_, '_> {
                     Space::Param => Class::Other,
                     _ => Class::GlobalLoad,
                 });
-                step.load_from(space, mask, ty, dsts, addresses, strong)
+                step.load_from(space, mask, ty, dsts, addresses, kind)
             }),
-            space => self.load_from(space, mask, ty, dsts, addresses, strong),
+            space => self.load_from(space, mask, ty, dsts, addresses, kind),
         }
     }
 
@@ -171,13 +185,17 @@ impl Step<'_, '_> {
         ty: Type,
         dsts: &[Option<Register>],
         addresses: [u64; 32],
-        strong: bool,
+        kind: LoadKind,
     ) -> Outcome {
         let size = ty.bytes() * dsts.len() as u32;
+        let strong = kind == LoadKind::Strong;
         match space {
             Space::Global | Space::Const => {
-                let traffic =
-                    if space == Space::Global { Traffic::Load } else { Traffic::Uncounted };
+                let traffic = match (space, kind) {
+                    (Space::Const, _) => Traffic::Uncounted,
+                    (_, LoadKind::Constant) => Traffic::LoadConstant,
+                    _ => Traffic::Load,
+                };
                 let located = self.locate(mask, addresses, size, traffic)?;
                 self.known(mask, &located, size)?;
                 let memory = self.cta.grid.memory;

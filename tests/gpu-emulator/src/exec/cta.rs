@@ -98,6 +98,7 @@ impl<'a> CtaRun<'a> {
             let lanes = (grid.threads - index as u32 * 32).min(32);
             let mask = u32::MAX >> (32 - lanes);
             warp.start(mask, grid.launch.function, grid.launch.entry());
+            warp.early = if grid.launch.unfinished.is_some() { mask } else { 0 };
         }
         cta.tally.local(grid.launch.entry().local_bytes);
     }

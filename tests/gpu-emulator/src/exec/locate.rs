@@ -7,7 +7,7 @@ use super::fault::{Outcome, Wrong};
 use super::step::Step;
 use super::tally::sectors;
 use crate::launch::FaultKind;
-use crate::memory::{GLOBAL_BASE, Violation};
+use crate::memory::{GLOBAL_BASE, Span, Violation};
 
 /// A warp's global access after every check: offsets into global memory.
 pub(super) struct Located {
@@ -29,6 +29,8 @@ pub(super) enum Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Traffic {
     Load,
+    /// A load of what nobody changes while the kernel runs: `ld.global.nc`.
+    LoadConstant,
     Store,
     Uncounted,
 }
@@ -125,8 +127,64 @@ impl Step<'_, '_> {
             Some(slot) => self.count(mask, &addresses, size, traffic, slot, shape),
             None => self.locate_apart(mask, &addresses, size, traffic)?,
         }
+        if self.warp.early & mask != 0 {
+            self.check_early(self.warp.early & mask, &addresses, size, traffic)?;
+        } else if traffic == Traffic::LoadConstant
+            && let Some(stored) = &self.cta.grid.launch.unfinished
+            && slot.is_none_or(|slot| stored.contains(&self.cta.tally.base(slot)))
+        {
+            let what = "loads by ld.global.nc what may have changed since it began, before its";
+            self.check_unfinished(mask, &addresses, size, what)?;
+        }
         let offsets = addresses.map(|address| (address - GLOBAL_BASE) as usize);
         Ok(Located { offsets, shape })
+    }
+
+    /// What lanes may do that have not waited for the kernels before: store nothing, and load what
+    /// those did not store to. Constants nobody stores to.
+    #[cold]
+    fn check_early(
+        &mut self,
+        early: u32,
+        addresses: &[u64; 32],
+        size: u32,
+        traffic: Traffic,
+    ) -> Outcome {
+        if traffic == Traffic::Store {
+            let lane = early.trailing_zeros() as usize;
+            return Err(self.unwaited(lane, addresses[lane], size, "stores before"));
+        }
+        self.check_unfinished(early, addresses, size, "loads before")?;
+        self.cta.tally.early_load(traffic != Traffic::Uncounted);
+        Ok(())
+    }
+
+    /// No lane is in a buffer that an unfinished kernel stored to.
+    #[cold]
+    fn check_unfinished(&self, mask: u32, addresses: &[u64; 32], size: u32, what: &str) -> Outcome {
+        let Some(stored) = &self.cta.grid.launch.unfinished else { return Ok(()) };
+        let mut free = Span::EMPTY;
+        for lane in lanes(mask) {
+            let at = addresses[lane];
+            if free.holds(at, size.into()) {
+                continue;
+            }
+            let span = self.cta.grid.memory.span(at, size.into());
+            free = span.map_err(|violation| Wrong::access(lane, violation))?;
+            if stored.contains(&free.base) {
+                return Err(self.unwaited(lane, at, size, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn unwaited(&self, lane: usize, at: u64, size: u32, what: &str) -> Box<Wrong> {
+        let place = self.cta.grid.memory.describe(at);
+        let detail = format!(
+            "{what} griddepcontrol.wait, while the kernels before it may still run, {size} bytes: \
+             {place}"
+        );
+        Wrong::access(lane, Violation::at(FaultKind::UnwaitedKernel, at, detail))
     }
 
     #[inline]
@@ -153,11 +211,11 @@ impl Step<'_, '_> {
                 (count.touched, count.ideal)
             }
         };
-        if traffic == Traffic::Load {
+        if traffic == Traffic::Store {
+            self.cta.tally.stored(slot, touched);
+        } else {
             self.cta.tally.loaded(slot, touched);
             self.cta.tally.load_request(ideal);
-        } else {
-            self.cta.tally.stored(slot, touched);
         }
     }
 
@@ -190,11 +248,11 @@ impl Step<'_, '_> {
             }
             let slot = self.cta.tally.slot(span.base);
             let count = sectors(these, addresses, size);
-            if traffic == Traffic::Load {
+            if traffic == Traffic::Store {
+                self.cta.tally.stored(slot, count.touched);
+            } else {
                 self.cta.tally.loaded(slot, count.touched);
                 self.cta.tally.load_part(count.ideal, first_part);
-            } else {
-                self.cta.tally.stored(slot, count.touched);
             }
             first_part = false;
         }

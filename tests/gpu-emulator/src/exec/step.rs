@@ -238,8 +238,8 @@ impl Step<'_, '_> {
             Op::Bra { target, .. } => {
                 return Ok(Flow::Go { frame: self.frame, pc: *target, wait: Wait::Ready });
             }
-            Op::Load { space, ty, dsts, address, semantics, .. } => {
-                self.load(*space, *ty, dsts, *address, *semantics)?;
+            Op::Load { space, ty, dsts, address, semantics, cache, .. } => {
+                self.load(*space, *ty, dsts, *address, *semantics, cache.non_coherent)?;
             }
             Op::Store { space, ty, srcs, address, semantics, .. } => {
                 self.store(*space, *ty, srcs, *address, *semantics)?;
@@ -274,7 +274,13 @@ impl Step<'_, '_> {
                 let (mask, dst) = (self.mask, *dst);
                 self.registers().write_longs(dst, mask, &[0; 32]);
             }
-            Op::GridDepControl { launch } => self.cta.tally.dependency(*launch),
+            Op::GridDepControl { launch } => {
+                self.cta.tally.dependency(*launch);
+                // Each thread waits for itself, whatever the others do.
+                if !launch {
+                    self.warp.early &= !self.mask;
+                }
+            }
             // A cluster is one CTA here, and what it waits for is counted at the wait.
             Op::ClusterArrive { .. } => {}
             Op::ClusterWait => return self.cluster_wait(),

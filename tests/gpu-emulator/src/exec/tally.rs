@@ -129,6 +129,7 @@ pub(crate) struct Tally {
     local_bytes: u64,
     dependency_waits: u64,
     dependency_launches: u64,
+    early_load_requests: u64,
 }
 
 impl Tally {
@@ -144,6 +145,7 @@ impl Tally {
             local_bytes: 0,
             dependency_waits: 0,
             dependency_launches: 0,
+            early_load_requests: 0,
         }
     }
 
@@ -187,6 +189,11 @@ impl Tally {
             self.sectors.len() - 1
         });
         slot as u32
+    }
+
+    /// Where the allocation in `slot` begins.
+    pub(crate) fn base(&self, slot: u32) -> u64 {
+        self.sectors[slot as usize].base
     }
 
     /// A load of `sectors` from the allocation in `slot`.
@@ -235,6 +242,11 @@ impl Tally {
         }
     }
 
+    /// A global access before the wait; loads count.
+    pub(crate) fn early_load(&mut self, is_load: bool) {
+        self.early_load_requests += u64::from(is_load);
+    }
+
     /// Adds everything to `counters`.
     pub(crate) fn add_to(&self, counters: &mut Counters) {
         let mut mine = Counters {
@@ -245,6 +257,7 @@ impl Tally {
             local_bytes: self.local_bytes,
             dependency_waits: self.dependency_waits,
             dependency_launches: self.dependency_launches,
+            early_load_requests: self.early_load_requests,
             ..Counters::default()
         };
         for (name, count) in NAMES.iter().zip(self.instructions) {

@@ -80,6 +80,8 @@ pub(crate) struct Warp {
     pub(crate) local: LocalMemory,
     /// Whether a fence came after the last plain store.
     pub(crate) fenced: bool,
+    /// Lanes that have not waited for the kernels before, of a launch that may begin early.
+    pub(crate) early: u32,
 }
 
 impl Warp {
@@ -93,6 +95,7 @@ impl Warp {
             strands: Vec::new(),
             local: LocalMemory::default(),
             fenced: false,
+            early: 0,
         }
     }
 
@@ -224,6 +227,12 @@ impl Warp {
 
     /// Lanes exit. Strands that waited for them look again.
     pub(crate) fn exit(&mut self, strand: &Strand, lanes: u32) -> Outcome {
+        if self.early & lanes != 0 {
+            let lane = (self.early & lanes).trailing_zeros() as usize;
+            let detail = "exits without griddepcontrol.wait: the kernel behind this one would take \
+                          the kernels before it for finished";
+            return Err(Wrong::lane(FaultKind::UnwaitedKernel, lane, detail));
+        }
         let parked = self.strands.iter().any(|s| s.wait == Wait::TogetherAtBarrier);
         if parked && strand.effects {
             let detail = "exits while other lanes of its warp wait at a barrier it went around: \

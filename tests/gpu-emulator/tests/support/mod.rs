@@ -83,6 +83,18 @@ impl Device {
         block: [u32; 3],
         params: &[u8],
     ) -> Result<Counters, Fault> {
+        self.launch_behind(None, name, grid, block, params)
+    }
+
+    /// A launch that may begin before kernels have ended that stored to buffers at these addresses.
+    pub(crate) fn launch_behind(
+        &self,
+        unfinished: Option<&[u64]>,
+        name: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        params: &[u8],
+    ) -> Result<Counters, Fault> {
         self.serial.set(self.serial.get() + 1);
         let launch = Launch {
             function: self.module.module.find(name).expect("the kernel exists"),
@@ -94,7 +106,7 @@ impl Device {
             sms: 0..4,
             sm_count: 4,
             serial: self.serial.get(),
-            programmatic: false,
+            unfinished: unfinished.map(|stored| Arc::new(stored.iter().copied().collect())),
         };
         exec::run_with_spin_limit(&launch, &self.memory, self.options, self.spin_limit)
     }

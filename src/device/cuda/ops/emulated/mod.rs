@@ -3,10 +3,11 @@
 //! [`Gpu`] loads kernel files, holds buffers and runs [`Launch`]es; a broken rule
 //! (bounds, uninitialised reads, races, illegal barriers) fails the test with the emulator's
 //! message. Read next: `attention`, `sample`, `copy`; `weights`, then `linear`, `qkv`, `heads`,
-//! `rows`, `invariance`.
+//! `rows`, `invariance`; `dependent`.
 
 mod attention;
 mod copy;
+mod dependent;
 mod heads;
 mod invariance;
 mod layout;
@@ -21,10 +22,10 @@ use crate::device::cuda::launch::Launch;
 use crate::device::cuda::layout::Address;
 use crate::sample::philox4x32_10;
 use bytemuck::{AnyBitPattern, NoUninit};
-use gpu_emulator::launch::{Counters, LoadedModule, Options};
+use gpu_emulator::launch::{Counters, Fault, LoadedModule, Options, Stored};
 use gpu_emulator::memory::GlobalMemory;
 use gpu_emulator::{exec, ptx};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -39,17 +40,24 @@ struct Gpu {
     modules: Vec<Arc<LoadedModule>>,
     options: Options,
     serial: Cell<u64>,
+    /// Where kernels wait for one another: what those since the last copy from the host stored to.
+    unfinished: Option<RefCell<Stored>>,
 }
 
 impl Gpu {
     /// Loads `kernels/<subject>.cu` for every subject.
     fn new(subjects: &[&str], arch: &str, seed: u64) -> Self {
+        Self::with(subjects.iter().map(|subject| parsed(subject, arch)), arch, seed)
+    }
+
+    /// Loads these modules for `arch`.
+    fn with(modules: impl Iterator<Item = ptx::ir::Module>, arch: &str, seed: u64) -> Self {
         let memory = GlobalMemory::with_bytes(1 << 30);
-        let modules = subjects
-            .iter()
-            .map(|subject| Arc::new(LoadedModule::place(parsed(subject, arch), &memory).unwrap()))
-            .collect();
-        Self { memory, modules, options: Options { seed, threads: 2 }, serial: Cell::new(0) }
+        let place = |module| Arc::new(LoadedModule::place(module, &memory).unwrap());
+        let modules = modules.map(place).collect();
+        let unfinished = (arch == "compute_90").then(RefCell::default);
+        let options = Options { seed, threads: 2 };
+        Self { memory, modules, options, serial: Cell::new(0), unfinished }
     }
 
     /// A buffer that nobody has written.
@@ -59,15 +67,16 @@ impl Gpu {
 
     /// A buffer that holds `values`.
     fn upload<T: NoUninit>(&self, values: &[T], label: &str) -> Address {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        let at = self.unwritten(bytes.len(), label);
-        self.memory.write(at.0, bytes).unwrap();
+        let at = self.unwritten(size_of_val(values), label);
+        self.write(at, values);
         at
     }
 
     /// Overwrites a part of a buffer.
     fn write<T: NoUninit>(&self, at: Address, values: &[T]) {
         self.memory.write(at.0, bytemuck::cast_slice(values)).unwrap();
+        // What runs next would be launched behind a copy.
+        self.unfinished.iter().for_each(|stored| stored.borrow_mut().clear());
     }
 
     /// Whether nobody has written any of these bytes.
@@ -89,6 +98,13 @@ impl Gpu {
     /// Runs a launch to its end.
     #[track_caller]
     fn run(&self, launch: &Launch) -> Counters {
+        self.try_run(launch).unwrap_or_else(|fault| panic!("{fault}"))
+    }
+
+    /// Runs a launch to its end or its first fault. Kernels that wait for one another may begin
+    /// early, and are held to it.
+    #[track_caller]
+    fn try_run(&self, launch: &Launch) -> Result<Counters, Fault> {
         self.serial.set(self.serial.get() + 1);
         let find = |m: &Arc<LoadedModule>| Some((Arc::clone(m), m.module.find(launch.kernel)?));
         let (module, function) =
@@ -103,9 +119,13 @@ impl Gpu {
             sms: 0..4,
             sm_count: 4,
             serial: self.serial.get(),
-            programmatic: false,
+            unfinished: self.unfinished.as_ref().map(|stored| Arc::new(stored.borrow().clone())),
         };
-        exec::run(&launch, &self.memory, self.options).unwrap_or_else(|fault| panic!("{fault}"))
+        let counters = exec::run(&launch, &self.memory, self.options)?;
+        if let Some(stored) = &self.unfinished {
+            stored.borrow_mut().extend(counters.sectors_stored.keys());
+        }
+        Ok(counters)
     }
 
     /// The words of a constant that a kernel file defines.
@@ -121,18 +141,20 @@ impl Gpu {
     }
 }
 
-/// The PTX of a kernel file, as it lies in the program, parsed once a process.
+/// The PTX of a kernel file, as it lies in the program.
+fn text(subject: &str, arch: &str) -> String {
+    let built = kernels::built().expect("these tests are only compiled where there are kernels");
+    let file = built.files.iter().find(|file| file.subject == subject).expect("a kernel file");
+    let image = file.images.iter().find(|image| image.arch() == arch).expect("PTX of it");
+    let text = String::from_utf8(image.load()).expect("PTX is text");
+    text.trim_end_matches('\0').to_owned()
+}
+
+/// The same parsed, once a process.
 fn parsed(subject: &str, arch: &str) -> ptx::ir::Module {
     static PARSED: Mutex<BTreeMap<String, ptx::ir::Module>> = Mutex::new(BTreeMap::new());
     let mut parsed = PARSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let parse = || {
-        let built =
-            kernels::built().expect("these tests are only compiled where there are kernels");
-        let file = built.files.iter().find(|file| file.subject == subject).expect("a kernel file");
-        let image = file.images.iter().find(|image| image.arch() == arch).expect("PTX of it");
-        let text = String::from_utf8(image.load()).expect("PTX is text");
-        ptx::parse(text.trim_end_matches('\0')).unwrap_or_else(|e| panic!("{subject}: {e}"))
-    };
+    let parse = || ptx::parse(&text(subject, arch)).unwrap_or_else(|e| panic!("{subject}: {e}"));
     parsed.entry(format!("{subject} {arch}")).or_insert_with(parse).clone()
 }
 

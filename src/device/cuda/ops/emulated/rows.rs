@@ -18,7 +18,7 @@ fn an_embedding_row_is_the_decoded_row_rounded_once() {
         let mut batch = batch(&gpu, [tokens.len() as i32, 0, 0, 0, 0, 0, 0, 0]);
         batch.tokens = gpu.upload(&tokens, "tokens");
         let hidden = gpu.unwritten(16 * cols * 2, "hidden");
-        let params = EmbedParams { batch, table: weights.matrix, hidden };
+        let params = EmbedParams { batch, table: weights.matrix, fed: NONE, hidden };
         gpu.run(&embed(16, &params));
         let got: Vec<bf16> = gpu.read(hidden, tokens.len() * cols);
         for (row, token) in tokens.iter().enumerate() {

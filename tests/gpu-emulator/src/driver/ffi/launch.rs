@@ -89,6 +89,7 @@ fn launch(
         let kernel = driver.function_info(request.function)?.entry().name.clone();
         driver.call.kernel = Some(kernel);
         driver.call.shape = Some((request.grid, request.block));
+        driver.call.programmatic = request.programmatic;
         let params = read_params(driver, request.function, pointers, extra)?;
         driver.launch(stream, &LaunchRequest { params, ..request }).map(|_| ())
     })

@@ -8,7 +8,7 @@ use super::Driver;
 use super::handles::{Handle, Kind};
 use super::launch::LaunchRequest;
 use super::queue::OperationId;
-use super::work::{KernelWork, Work};
+use super::work::{KernelWork, Trail, Work};
 use crate::driver::failure::{Code, Outcome, ensure, failure};
 use std::collections::BTreeSet;
 
@@ -153,7 +153,7 @@ impl Driver {
         let stream = self.contexts.get(self.current_context()?)?.legacy_stream;
         let mut kernel = self.prepare(request, stream)?;
         kernel.launch.sms = old.launch.sms.clone();
-        kernel.launch.programmatic = old.launch.programmatic;
+        kernel.programmatic = old.programmatic;
         Ok(Work::Kernel(Box::new(kernel)))
     }
 
@@ -218,8 +218,18 @@ impl Driver {
         let mut before = self.waits_of(stream)?;
         before.extend(last);
         let mut ids: Vec<OperationId> = Vec::with_capacity(nodes.len());
-        for node in nodes {
+        let early: Vec<bool> =
+            (0..nodes.len()).map(|index| may_begin_early(&nodes, index)).collect();
+        let mut trails: Vec<Trail> = Vec::with_capacity(nodes.len());
+        for (mut node, early) in nodes.into_iter().zip(early) {
             let own: Vec<_> = node.waits_for.iter().map(|index| ids[*index]).collect();
+            let trail = Trail::default();
+            if let Work::Kernel(kernel) = &mut node.work {
+                let before = node.waits_for.first().filter(|_| early);
+                kernel.behind = before.map(|index| Trail::clone(&trails[*index]));
+                kernel.trail = Trail::clone(&trail);
+            }
+            trails.push(trail);
             let waits = if own.is_empty() { before.iter().copied().collect() } else { own };
             ids.push(self.push(stream, node.work, waits));
         }
@@ -290,10 +300,18 @@ impl Driver {
     }
 }
 
-/// The kernels among nodes, in order.
-fn kernels_of(nodes: &[Node]) -> Vec<String> {
-    let kernels = nodes.iter().filter_map(|node| match &node.work {
-        Work::Kernel(kernel) => Some(kernel.name.to_string()),
+/// Whether a node is a kernel with a programmatic edge: one that waits for one other kernel and may
+/// begin before its end.
+fn may_begin_early(nodes: &[Node], index: usize) -> bool {
+    let Work::Kernel(kernel) = &nodes[index].work else { return false };
+    let mut before = nodes[index].waits_for.iter().map(|before| &nodes[*before].work);
+    kernel.programmatic && matches!((before.next(), before.next()), (Some(Work::Kernel(_)), None))
+}
+
+/// The kernels among nodes, in order, and whether each may begin early.
+fn kernels_of(nodes: &[Node]) -> Vec<(String, bool)> {
+    let kernels = nodes.iter().enumerate().filter_map(|(index, node)| match &node.work {
+        Work::Kernel(kernel) => Some((kernel.name.to_string(), may_begin_early(nodes, index))),
         _ => None,
     });
     kernels.collect()

@@ -4,14 +4,16 @@ use super::Driver;
 use super::green;
 use super::handles::Handle;
 use super::queue::OperationId;
-use super::work::{KernelWork, Work};
+use super::work::{KernelWork, Trail, Work};
 use crate::driver::failure::{Code, Failure, Outcome, ensure, failure};
 use crate::driver::settings::{Settings, THREADS_PER_BLOCK};
-use crate::launch::{Launch, Options};
+use crate::launch::{Launch, Options, Stored};
 use std::sync::Arc;
 
 const GRID_MAX: [u32; 3] = [0x7FFF_FFFF, 65_535, 65_535];
 const BLOCK_MAX: [u32; 3] = [1024, 1024, 64];
+/// Compute capability, in tenths, from which a launch may begin before its predecessor has ended.
+const PROGRAMMATIC_CAPABILITY: u32 = 90;
 
 /// What a launch asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +69,12 @@ impl Driver {
             ..failure
         };
         check_shape(request).map_err(named)?;
+        let capability = self.settings.capability.number();
+        if request.programmatic && capability < PROGRAMMATIC_CAPABILITY {
+            let (major, minor) = (capability / 10, capability % 10);
+            let reason = format!("programmatic launches need 9.0, the device is {major}.{minor}");
+            return Err(named(failure(Code::NotSupported, reason)));
+        }
         check_function(request, function).map_err(named)?;
         let sms = green::sms_of(self, stream.green)?;
         if request.cooperative {
@@ -76,6 +84,9 @@ impl Driver {
             function: request.function,
             name: Arc::from(name.as_str()),
             must_fail: false,
+            programmatic: request.programmatic,
+            behind: None,
+            trail: Trail::default(),
             launch: Launch {
                 module: Arc::clone(&function.loaded),
                 function: function.index,
@@ -86,7 +97,7 @@ impl Driver {
                 sms,
                 sm_count: self.settings.sm_count,
                 serial: 0,
-                programmatic: request.programmatic,
+                unfinished: None,
             },
         })
     }
@@ -139,9 +150,18 @@ impl Driver {
         }
         let Settings { seed, threads, .. } = self.settings;
         let options = Options { seed, threads };
-        match (self.machine.run)(&kernel.launch, &self.memory, options) {
+        let unfinished =
+            kernel.behind.as_ref().map(|trail| trail.get().cloned().unwrap_or_default());
+        let early = unfinished
+            .clone()
+            .map(|stored| Launch { unfinished: Some(stored), ..kernel.launch.clone() });
+        let launch = early.as_ref().unwrap_or(&kernel.launch);
+        match (self.machine.run)(launch, &self.memory, options) {
             Ok(counters) => {
-                self.report.ran(&kernel.name, &kernel.launch, &counters, &self.memory);
+                self.report.ran(&kernel.name, launch, &counters, &self.memory);
+                let mut stored: Stored = counters.sectors_stored.keys().copied().collect();
+                stored.extend(unfinished.iter().flat_map(|before| before.iter()));
+                kernel.trail.set(Arc::new(stored)).ok();
                 Ok(())
             }
             Err(fault) => Err(failure(Code::of_fault(fault.kind), fault.to_string())),

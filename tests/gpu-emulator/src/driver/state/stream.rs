@@ -7,7 +7,7 @@
 
 use super::handles::{Handle, Kind};
 use super::queue::OperationId;
-use super::work::Work;
+use super::work::{Trail, Work};
 use super::{Driver, Operation};
 use crate::driver::failure::{Outcome, ensure};
 use std::collections::BTreeSet;
@@ -49,6 +49,8 @@ pub struct Stream {
     pub role: Role,
     /// The operation enqueued last.
     pub tail: Option<OperationId>,
+    /// The kernel enqueued last, and what it leaves for one that may begin early.
+    pub kernel: Option<(OperationId, Trail)>,
     /// The capture it takes part in.
     pub capture: Option<u64>,
 }
@@ -65,6 +67,7 @@ impl Stream {
             priority: 0,
             role: Role::Legacy,
             tail: None,
+            kernel: None,
             capture: None,
         }
     }
@@ -191,7 +194,7 @@ impl Driver {
     ///
     /// # Errors
     /// The capture's errors; `InvalidHandle` when the stream is not live.
-    pub fn enqueue(&mut self, stream: Handle, work: Work) -> Outcome<Option<OperationId>> {
+    pub fn enqueue(&mut self, stream: Handle, mut work: Work) -> Outcome<Option<OperationId>> {
         self.healthy()?;
         if let Some(capture) = self.capture_of(stream)? {
             self.capture_work(capture, stream, work)?;
@@ -199,8 +202,21 @@ impl Driver {
         }
         self.refuse_implicit_dependency(stream)?;
         let waits = self.waits_of(stream)?;
+        let mut trail = None;
+        if let Work::Kernel(kernel) = &mut work {
+            let own = self.streams.get(stream)?;
+            let last = own.kernel.as_ref().filter(|(id, _)| own.tail == Some(*id));
+            // Whatever else it waits for, it waits for the end of.
+            let alone = waits.iter().all(|id| own.tail == Some(*id));
+            let behind = last.filter(|_| kernel.programmatic && alone);
+            kernel.behind = behind.map(|(_, trail)| Trail::clone(trail));
+            kernel.trail = Trail::default();
+            trail = Some(Trail::clone(&kernel.trail));
+        }
         let id = self.push(stream, work, waits);
-        self.streams.get_mut(stream)?.tail = Some(id);
+        let own = self.streams.get_mut(stream)?;
+        own.tail = Some(id);
+        own.kernel = trail.map(|trail| (id, trail));
         Ok(Some(id))
     }
 

@@ -7,9 +7,13 @@
 use super::handles::Handle;
 use super::host_memory::HostSpan;
 use crate::driver::failure::{Failure, Outcome, failure};
-use crate::launch::Launch;
+use crate::launch::{Launch, Stored};
 use crate::memory::GlobalMemory;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// What a kernel stored to, and the kernels that it did not need to begin after: known when it has
+/// run.
+pub type Trail = Arc<OnceLock<Arc<Stored>>>;
 
 /// A kernel launch with what its validation needs again when a graph node is changed.
 #[derive(Debug, Clone)]
@@ -22,6 +26,12 @@ pub struct KernelWork {
     pub launch: Launch,
     /// Whether this launch must fail, because a test asked for it.
     pub must_fail: bool,
+    /// Whether programmatic stream serialisation was asked for.
+    pub programmatic: bool,
+    /// The kernel it may overlap with, once it is enqueued behind one and asked for it.
+    pub behind: Option<Trail>,
+    /// What it leaves for the kernel behind it, a new one for each time it is enqueued.
+    pub trail: Trail,
 }
 
 /// Where a copy to the device reads from.

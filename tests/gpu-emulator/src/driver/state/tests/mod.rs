@@ -4,6 +4,7 @@
 //! how many it is.
 
 mod capture;
+mod dependent;
 mod graphs;
 mod launches;
 mod memory;
@@ -147,7 +148,10 @@ fn bench_with(settings: Settings) -> Bench {
         run: Box::new(move |launch, memory, _| {
             seen.lock().unwrap().push(launch.clone());
             run(launch, memory)?;
-            Ok(Counters { load_requests: 1, ..Counters::default() })
+            // Those that end well store to the word their first parameter points to.
+            let at = u64::from_le_bytes(launch.params[..8].try_into().unwrap());
+            let sectors_stored = [(at, 1)].into();
+            Ok(Counters { load_requests: 1, sectors_stored, ..Counters::default() })
         }),
     };
     let mut driver = Driver::new(settings, machine);
