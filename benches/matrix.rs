@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let (threads, simd) = (Threads::from_env()?, SimdLevel::from_env()?);
     println!("{} threads, {simd}; GB/s at one row, GFLOP/s at the others", threads.count());
-    println!("{:5} {:>11} {:>8} {:>8} {:>8} {:>8}", "type", "shape", "T=1", "T=8", "T=32", "T=128");
+    println!(
+        "{:5} {:>11} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "type", "shape", "T=1", "T=4", "T=8", "T=16", "T=32", "T=128"
+    );
     for kind in BlockType::ALL {
         if !wanted.is_empty() && !wanted.iter().any(|name| name == kind.name()) {
             continue;
@@ -33,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for (rows, cols) in SHAPES {
             let copies = round(kind, rows, cols)?;
             let mut line = format!("{kind:5} {:>11}", format!("{rows}x{cols}"));
-            for tokens in [1, 8, 32, 128] {
+            for tokens in [1, 4, 8, 16, 32, 128] {
                 let seconds = best_seconds(&threads, simd, &copies, tokens);
                 let figure = if tokens == 1 {
                     copies[0].bytes() as f64 / seconds / 1e9

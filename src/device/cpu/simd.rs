@@ -153,6 +153,8 @@ impl std::fmt::Display for SimdLevel {
 pub trait Simd: Copy + Send + Sync + 'static {
     /// f32 per vector: 8 or 16.
     const LANES: usize;
+    /// Whether dots are summed in 32 bits all along, so that the bound of [`Simd::dot`] is none.
+    const WIDE_DOTS: bool;
     /// What [`Simd::signed_weights`] adds to every signed byte, to be taken off again where
     /// [`Simd::dot_signed`] is used: `2^bits`, or nothing.
     const SIGNED_OFFSET_BITS: Option<i32>;
@@ -237,6 +239,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `to` is valid for writes of `L` bytes.
     unsafe fn store_i8_ptr(self, to: *mut i8, v: Self::I32);
 
+    /// Asks for the cache line at `at`, wherever it points; a hint without an effect on any value.
+    fn prefetch(self, at: *const u8);
     /// # Safety
     /// `from` is valid for reads of `4 L` bytes; any alignment.
     unsafe fn load_bytes_ptr(self, from: *const u8) -> Self::Bytes;
@@ -251,31 +255,33 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Each pair of bytes, as a little-endian u16, shifted left: mask what comes across.
     fn shift_left<const BITS: i32>(self, v: Self::Bytes) -> Self::Bytes;
 
-    /// `acc[l] + Σ_q Σ_j w[q][4 l + j] * x[4 q + j]`, exact: every lane against the same `4 Q`
-    /// signed bytes at `x`. The caller keeps `2 * Q * max(w) * 127 <= 32767`.
+    /// For each of `R` rows `acc[l] + Σ_q Σ_j w[q][4 l + j] * x[4 q + j]`, exact: every lane
+    /// against the same `4 Q` signed bytes at the row's `x`. Where dots are not
+    /// [wide](Simd::WIDE_DOTS), the caller keeps `2 * Q * max(w) * 127 <= 32767`. Several rows at
+    /// once are several chains of additions at once.
     ///
     /// # Safety
-    /// `x` is valid for reads of `4 Q` bytes.
-    unsafe fn dot<const Q: usize>(
+    /// Every `x` is valid for reads of `4 Q` bytes.
+    unsafe fn dot<const Q: usize, const R: usize>(
         self,
-        acc: Self::I32,
+        acc: [Self::I32; R],
         w: [Self::Bytes; Q],
-        x: *const i8,
-    ) -> Self::I32;
+        x: [*const i8; R],
+    ) -> [Self::I32; R];
     /// Signed bytes in the form [`Simd::dot_signed`] reads.
     fn signed_weights(self, w: Self::Bytes) -> Self::Bytes;
     /// As [`Simd::dot`] with weights from [`Simd::signed_weights`]: the result is too large by
     /// the offset, see [`Simd::SIGNED_OFFSET_BITS`], times the sum of the `4 Q` bytes. Every byte
-    /// of `x` is above -128.
+    /// at `x` is above -128.
     ///
     /// # Safety
-    /// `x` is valid for reads of `4 Q` bytes.
-    unsafe fn dot_signed<const Q: usize>(
+    /// Every `x` is valid for reads of `4 Q` bytes.
+    unsafe fn dot_signed<const Q: usize, const R: usize>(
         self,
-        acc: Self::I32,
+        acc: [Self::I32; R],
         w: [Self::Bytes; Q],
-        x: *const i8,
-    ) -> Self::I32;
+        x: [*const i8; R],
+    ) -> [Self::I32; R];
     /// `L` signed bytes in the form [`Simd::dot_scaled`] reads.
     ///
     /// # Safety
@@ -285,14 +291,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// [`Simd::load_scales_ptr`]; otherwise as [`Simd::dot`].
     ///
     /// # Safety
-    /// `x` is valid for reads of `4 Q` bytes.
-    unsafe fn dot_scaled<const Q: usize>(
+    /// Every `x` is valid for reads of `4 Q` bytes.
+    unsafe fn dot_scaled<const Q: usize, const R: usize>(
         self,
-        acc: Self::I32,
+        acc: [Self::I32; R],
         w: [Self::Bytes; Q],
-        x: *const i8,
+        x: [*const i8; R],
         scales: Self::I32,
-    ) -> Self::I32;
+    ) -> [Self::I32; R];
     /// `L` pairs of signed bytes in the form [`Simd::dot_pairs`] reads.
     ///
     /// # Safety

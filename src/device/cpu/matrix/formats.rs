@@ -48,11 +48,16 @@ pub(super) trait Format {
     /// See the trait.
     unsafe fn quads<S: Simd>(simd: S, cell: *const u8, row: usize) -> [S::Bytes; 8];
 
-    /// `acc` plus the dot of the quads with the 32 bytes at `x`, exact.
+    /// For each row `acc` plus the dot of the quads with the 32 bytes at `x`, exact.
     ///
     /// # Safety
-    /// `x` is readable for 32 bytes, all above -128.
-    unsafe fn dot<S: Simd>(simd: S, acc: S::I32, w: [S::Bytes; 8], x: *const i8) -> S::I32;
+    /// Every `x` is readable for 32 bytes, all above -128.
+    unsafe fn dot<S: Simd, const R: usize>(
+        simd: S,
+        acc: [S::I32; R],
+        w: [S::Bytes; 8],
+        x: [*const i8; R],
+    ) -> [S::I32; R];
 }
 
 /// Nibbles of `group`, see `layout`.
@@ -116,6 +121,22 @@ pub(super) unsafe fn halves<S: Simd>(simd: S, at: *const u8, row: usize) -> S::F
     unsafe { simd.load_f16_ptr(at.cast::<half::f16>().add(row)) }
 }
 
+/// The addresses `bytes` further.
+///
+/// # Safety
+/// They are within the objects that `x` point into.
+#[inline(always)]
+pub(super) unsafe fn further<const R: usize>(
+    mut x: [*const i8; R],
+    bytes: usize,
+) -> [*const i8; R] {
+    for x in &mut x {
+        // SAFETY: by the contract of this function.
+        *x = unsafe { x.add(bytes) };
+    }
+    x
+}
+
 macro_rules! simple_format {
     ($(#[$doc:meta])* $name:ident, $minimum:literal, $offset_bits:expr, $five_bits:literal) => {
         $(#[$doc])*
@@ -145,21 +166,21 @@ macro_rules! simple_format {
             }
 
             #[inline(always)]
-            unsafe fn dot<S: Simd>(
+            unsafe fn dot<S: Simd, const R: usize>(
                 simd: S,
-                acc: S::I32,
+                acc: [S::I32; R],
                 w: [S::Bytes; 8],
-                x: *const i8,
-            ) -> S::I32 {
+                x: [*const i8; R],
+            ) -> [S::I32; R] {
                 // SAFETY: the contract is the same. In 16 bits eight quads of four bits reach
                 // 2 * 8 * 15 * 127 = 30480, four quads of five bits 2 * 4 * 31 * 127 = 31496.
                 unsafe {
-                    if !$five_bits {
+                    if S::WIDE_DOTS || !$five_bits {
                         return simd.dot(acc, w, x);
                     }
                     let [a, b, c, d, e, f, g, h] = w;
                     let first = simd.dot(acc, [a, b, c, d], x);
-                    simd.dot(first, [e, f, g, h], x.add(16))
+                    simd.dot(first, [e, f, g, h], further(x, 16))
                 }
             }
         }
@@ -206,7 +227,12 @@ impl Format for Q80 {
     }
 
     #[inline(always)]
-    unsafe fn dot<S: Simd>(simd: S, acc: S::I32, w: [S::Bytes; 8], x: *const i8) -> S::I32 {
+    unsafe fn dot<S: Simd, const R: usize>(
+        simd: S,
+        acc: [S::I32; R],
+        w: [S::Bytes; 8],
+        x: [*const i8; R],
+    ) -> [S::I32; R] {
         // SAFETY: the contract is the same.
         unsafe { simd.dot_signed(acc, w, x) }
     }

@@ -10,11 +10,14 @@
 //! `vpmaddubsw`, 7 additions, one `vpmaddwd` that takes the scale along, one addition. With VNNI 8
 //! `vpdpbusd` and one multiplication serve 16 rows. Read next: `super_formats`.
 
-#![expect(clippy::needless_range_loop, reason = "`part` counts sums and weight rows alike")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "`part` counts sums and weight rows alike, `r` several arrays"
+)]
 
 use super::activations::TILE;
 use super::formats::halves;
-use super::integer::Strip;
+use super::integer::{ROWS, Strip, request_ahead};
 use super::layout::{BLOCK, HALVES, PANEL, SUPER_BLOCK};
 use super::quantise::Block256;
 use super::super_formats::SuperFormat;
@@ -115,9 +118,18 @@ unsafe fn one_row<S: Simd, F: SuperFormat>(
                 let shared = Cell::<S, F>::unpack(simd, cell, &header, row);
                 let (sum, mut dot) = shared.begin(simd, acc[part], x);
                 for group in 0..GROUPS {
+                    if part == 0 {
+                        request_ahead(
+                            simd,
+                            cell,
+                            group * F::CELL_BYTES / GROUPS,
+                            F::CELL_BYTES / GROUPS,
+                        );
+                    }
                     let w = F::quads(simd, cell, group, row);
                     let scales = F::scales(simd, cell, &header, group, row);
-                    dot = F::dot(simd, dot, w, x.q.as_ptr().add(group * BLOCK), scales);
+                    let q = x.q.as_ptr().add(group * BLOCK);
+                    [dot] = F::dot(simd, [dot], w, [q], scales);
                 }
                 acc[part] = shared.end(simd, sum, dot, x);
             }
@@ -125,6 +137,35 @@ unsafe fn one_row<S: Simd, F: SuperFormat>(
     }
     for part in 0..PANEL / S::LANES {
         simd.store(&mut out[part * S::LANES..], acc[part]);
+    }
+}
+
+/// Adds the dots of a group with the first `R` rows of `x` to lanes `row..` of their `dots`.
+///
+/// # Safety
+/// `x` and `dots` have `R` rows, and a vector of lanes at `row` is within a row of `dots`.
+#[inline(always)]
+unsafe fn dot_rows<S: Simd, F: SuperFormat, const R: usize>(
+    simd: S,
+    w: [S::Bytes; 8],
+    scales: [S::I32; 2],
+    x: &[Block256],
+    group: usize,
+    dots: &mut [[i32; PANEL]],
+    row: usize,
+) {
+    let mut q = [std::ptr::null(); R];
+    let mut sums = [simd.splat_i32(0); R];
+    // SAFETY: by the contract of this function.
+    unsafe {
+        for r in 0..R {
+            q[r] = x.get_unchecked(r).q.as_ptr().add(group * BLOCK);
+            sums[r] = simd.load_i32_ptr(dots.get_unchecked(r).as_ptr().add(row));
+        }
+        let sums = F::dot(simd, sums, w, q, scales);
+        for r in 0..R {
+            simd.store_i32_ptr(dots.get_unchecked_mut(r).as_mut_ptr().add(row), sums[r]);
+        }
     }
 }
 
@@ -164,13 +205,32 @@ unsafe fn many_rows<S: Simd, F: SuperFormat>(
                     simd.store_i32_ptr(dot.as_mut_ptr().add(row), offset);
                 }
                 for group in 0..GROUPS {
+                    if part == 0 {
+                        request_ahead(
+                            simd,
+                            cell,
+                            group * F::CELL_BYTES / GROUPS,
+                            F::CELL_BYTES / GROUPS,
+                        );
+                    }
                     let w = F::quads(simd, cell, group, row);
                     let scales = F::scales(simd, cell, &header, group, row);
-                    for (dot, x) in dots.iter_mut().zip(x) {
-                        let dot = dot.as_mut_ptr().add(row);
-                        let q = x.q.as_ptr().add(group * BLOCK);
-                        let sum = F::dot(simd, simd.load_i32_ptr(dot), w, q, scales);
-                        simd.store_i32_ptr(dot, sum);
+                    let mut t = 0;
+                    while t + ROWS <= rows {
+                        dot_rows::<S, F, ROWS>(
+                            simd,
+                            w,
+                            scales,
+                            &x[t..],
+                            group,
+                            &mut dots[t..],
+                            row,
+                        );
+                        t += ROWS;
+                    }
+                    while t < rows {
+                        dot_rows::<S, F, 1>(simd, w, scales, &x[t..], group, &mut dots[t..], row);
+                        t += 1;
                     }
                 }
                 for ((sum, dot), x) in sums.iter_mut().zip(dots.iter()).zip(x) {

@@ -6,7 +6,7 @@
 //! Invariant: unpacked quants and scales are the file's, exactly, and sums fit 32 bits. Read next:
 //! `super_blocks`, which calls this.
 
-use super::formats::{fifth_bits, halves, nibbles};
+use super::formats::{fifth_bits, further, halves, nibbles};
 use super::layout::{
     K_QUANTS, K_SCALES, PANEL, Q5_K_NIBBLES, Q6_K_NIBBLES, Q6_K_PAIRS, Q6_K_SCALES, VECTOR,
 };
@@ -71,17 +71,18 @@ pub(super) trait SuperFormat {
     /// See the trait.
     unsafe fn quads<S: Simd>(simd: S, cell: *const u8, group: usize, row: usize) -> [S::Bytes; 8];
 
-    /// `acc` plus the scaled dot of the quads of a group with the 32 bytes at `x`, exact.
+    /// For each row `acc` plus the scaled dot of the quads of a group with the 32 bytes at `x`,
+    /// exact.
     ///
     /// # Safety
-    /// `x` is readable for 32 bytes, all above -128.
-    unsafe fn dot<S: Simd>(
+    /// Every `x` is readable for 32 bytes, all above -128.
+    unsafe fn dot<S: Simd, const R: usize>(
         simd: S,
-        acc: S::I32,
+        acc: [S::I32; R],
         w: [S::Bytes; 8],
-        x: *const i8,
+        x: [*const i8; R],
         scales: [S::I32; 2],
-    ) -> S::I32;
+    ) -> [S::I32; R];
 }
 
 /// The six-bit scales and minimums of the eight groups of a cell, `[group][row]`.
@@ -155,14 +156,14 @@ macro_rules! k_format {
                 header: &KHeader,
                 row: usize,
             ) -> [S::I32; 4] {
-                [0, 2, 4, 6].map(|group| {
-                    let minimums = |group: usize| header.minimums[group].as_ptr().cast::<i8>();
+                let mut pairs = [simd.splat_i32(0); 4];
+                for (i, pair) in pairs.iter_mut().enumerate() {
+                    let first = header.minimums[2 * i].as_ptr().cast::<i8>();
+                    let second = header.minimums[2 * i + 1].as_ptr().cast::<i8>();
                     // SAFETY: a group of the header has 16 bytes, all below 64.
-                    unsafe {
-                        let (first, second) = (minimums(group), minimums(group + 1));
-                        simd.load_pairs_ptr(first.add(row), second.add(row))
-                    }
-                })
+                    *pair = unsafe { simd.load_pairs_ptr(first.add(row), second.add(row)) };
+                }
+                pairs
             }
 
             #[inline(always)]
@@ -193,23 +194,23 @@ macro_rules! k_format {
             }
 
             #[inline(always)]
-            unsafe fn dot<S: Simd>(
+            unsafe fn dot<S: Simd, const R: usize>(
                 simd: S,
-                acc: S::I32,
+                acc: [S::I32; R],
                 w: [S::Bytes; 8],
-                x: *const i8,
+                x: [*const i8; R],
                 [scales, _]: [S::I32; 2],
-            ) -> S::I32 {
+            ) -> [S::I32; R] {
                 // SAFETY: the contract is the same. In 16 bits eight quads of four bits reach
                 // 2 * 8 * 15 * 127 = 30480, four quads of five bits 2 * 4 * 31 * 127 = 31496; in
                 // 32 bits all of a cell 8 * 63 * 32 * 31 * 127 < 2^26.
                 unsafe {
-                    if !$five_bits {
+                    if S::WIDE_DOTS || !$five_bits {
                         return simd.dot_scaled(acc, w, x, scales);
                     }
                     let [a, b, c, d, e, f, g, h] = w;
                     let first = simd.dot_scaled(acc, [a, b, c, d], x, scales);
-                    simd.dot_scaled(first, [e, f, g, h], x.add(16), scales)
+                    simd.dot_scaled(first, [e, f, g, h], further(x, 16), scales)
                 }
             }
         }
@@ -263,18 +264,25 @@ impl SuperFormat for Q6K {
         row: usize,
     ) -> [S::I32; 2] {
         // SAFETY: the contract is the same.
-        [0, 1].map(|half| unsafe { simd.load_scales_ptr(q6_k_scales(cell, 2 * group + half, row)) })
+        unsafe {
+            [
+                simd.load_scales_ptr(q6_k_scales(cell, 2 * group, row)),
+                simd.load_scales_ptr(q6_k_scales(cell, 2 * group + 1, row)),
+            ]
+        }
     }
 
     #[inline(always)]
     unsafe fn pairs<S: Simd>(simd: S, cell: *const u8, (): &(), row: usize) -> [S::I32; 8] {
-        [0, 1, 2, 3, 4, 5, 6, 7].map(|group| {
+        let mut pairs = [simd.splat_i32(0); 8];
+        for (group, pair) in pairs.iter_mut().enumerate() {
             // SAFETY: the contract is the same.
-            unsafe {
-                let halves = [0, 1].map(|half| q6_k_scales(cell, 2 * group + half, row));
-                simd.load_pairs_ptr(halves[0], halves[1])
-            }
-        })
+            *pair = unsafe {
+                let first = q6_k_scales(cell, 2 * group, row);
+                simd.load_pairs_ptr(first, q6_k_scales(cell, 2 * group + 1, row))
+            };
+        }
+        pairs
     }
 
     #[inline(always)]
@@ -311,21 +319,25 @@ impl SuperFormat for Q6K {
     }
 
     #[inline(always)]
-    unsafe fn dot<S: Simd>(
+    unsafe fn dot<S: Simd, const R: usize>(
         simd: S,
-        acc: S::I32,
+        acc: [S::I32; R],
         w: [S::Bytes; 8],
-        x: *const i8,
+        x: [*const i8; R],
         [first, last]: [S::I32; 2],
-    ) -> S::I32 {
+    ) -> [S::I32; R] {
         let [a, b, c, d, e, f, g, h] = w;
         // SAFETY: the contract is the same. In 16 bits two quads reach 2 * 2 * 63 * 127 = 32004; in
         // 32 bits all of a cell 256 * 128 * 63 * 127 < 2^29.
         unsafe {
+            if S::WIDE_DOTS {
+                let acc = simd.dot_scaled(acc, [a, b, c, d], x, first);
+                return simd.dot_scaled(acc, [e, f, g, h], further(x, 16), last);
+            }
             let acc = simd.dot_scaled(acc, [a, b], x, first);
-            let acc = simd.dot_scaled(acc, [c, d], x.add(8), first);
-            let acc = simd.dot_scaled(acc, [e, f], x.add(16), last);
-            simd.dot_scaled(acc, [g, h], x.add(24), last)
+            let acc = simd.dot_scaled(acc, [c, d], further(x, 8), first);
+            let acc = simd.dot_scaled(acc, [e, f], further(x, 16), last);
+            simd.dot_scaled(acc, [g, h], further(x, 24), last)
         }
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn enter<K: Kernel>(kernel: K, simd: Avx2) -> K::Output {
 // unaligned ones.
 impl Simd for Avx2 {
     const LANES: usize = 8;
+    const WIDE_DOTS: bool = false;
     const SIGNED_OFFSET_BITS: Option<i32> = None;
     type F32 = __m256;
     type I32 = __m256i;
@@ -235,6 +236,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: see above the impl; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_bytes_ptr(self, from: *const u8) -> __m256i {
         // SAFETY: see above the impl.
         unsafe { _mm256_loadu_si256(from.cast()) }
@@ -266,32 +272,39 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot<const Q: usize>(self, acc: __m256i, w: [__m256i; Q], x: *const i8) -> __m256i {
-        // SAFETY: see above the impl.
-        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(half_dots(w, x), _mm256_set1_epi16(1))) }
+    unsafe fn dot<const Q: usize, const R: usize>(
+        self,
+        acc: [__m256i; R],
+        w: [__m256i; Q],
+        x: [*const i8; R],
+    ) -> [__m256i; R] {
+        // SAFETY: the caller's contract.
+        unsafe { self.dot_scaled(acc, w, x, _mm256_set1_epi16(1)) }
     }
     #[inline(always)]
     fn signed_weights(self, w: __m256i) -> __m256i {
         w
     }
     #[inline(always)]
-    unsafe fn dot_signed<const Q: usize>(
+    unsafe fn dot_signed<const Q: usize, const R: usize>(
         self,
-        acc: __m256i,
+        mut acc: [__m256i; R],
         w: [__m256i; Q],
-        x: *const i8,
-    ) -> __m256i {
+        x: [*const i8; R],
+    ) -> [__m256i; R] {
         // SAFETY: see above the impl; quad `q` is the four bytes from `4 q`.
         unsafe {
-            let mut out = acc;
-            for q in 0..Q {
-                let signed = _mm256_sign_epi8(splat_quad(x.add(4 * q)), w[q]);
-                // At most 2 * 128 * 127 = 32512: a pair cannot saturate.
-                let sums = _mm256_maddubs_epi16(_mm256_abs_epi8(w[q]), signed);
-                out = _mm256_add_epi32(out, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
+            for r in 0..R {
+                for q in 0..Q {
+                    let signed = _mm256_sign_epi8(splat_quad(x[r].add(4 * q)), w[q]);
+                    // At most 2 * 128 * 127 = 32512: a pair cannot saturate.
+                    let sums = _mm256_maddubs_epi16(_mm256_abs_epi8(w[q]), signed);
+                    let sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+                    acc[r] = _mm256_add_epi32(acc[r], sums);
+                }
             }
-            out
         }
+        acc
     }
     #[inline(always)]
     unsafe fn load_scales_ptr(self, from: *const i8) -> __m256i {
@@ -299,15 +312,22 @@ impl Simd for Avx2 {
         unsafe { self.load_pairs_ptr(from, from) }
     }
     #[inline(always)]
-    unsafe fn dot_scaled<const Q: usize>(
+    unsafe fn dot_scaled<const Q: usize, const R: usize>(
         self,
-        acc: __m256i,
+        mut acc: [__m256i; R],
         w: [__m256i; Q],
-        x: *const i8,
+        x: [*const i8; R],
         scales: __m256i,
-    ) -> __m256i {
-        // SAFETY: see above the impl. The widening multiplication takes the scale along.
-        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(half_dots(w, x), scales)) }
+    ) -> [__m256i; R] {
+        // SAFETY: see above the impl. The widening multiplication takes the scale along. Row after
+        // row: the weights alone fill half the registers.
+        unsafe {
+            for r in 0..R {
+                let dots = _mm256_madd_epi16(half_dots(w, x[r]), scales);
+                acc[r] = _mm256_add_epi32(acc[r], dots);
+            }
+        }
+        acc
     }
     #[inline(always)]
     unsafe fn load_pairs_ptr(self, first: *const i8, second: *const i8) -> __m256i {

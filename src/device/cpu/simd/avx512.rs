@@ -46,6 +46,7 @@ pub(super) fn enter<K: Kernel>(kernel: K, simd: Avx512) -> K::Output {
 // the unaligned ones.
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const WIDE_DOTS: bool = true;
     const SIGNED_OFFSET_BITS: Option<i32> = Some(7);
     type F32 = __m512;
     type I32 = __m512i;
@@ -231,6 +232,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: see above the impl; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_bytes_ptr(self, from: *const u8) -> __m512i {
         // SAFETY: see above the impl.
         unsafe { _mm512_loadu_si512(from.cast()) }
@@ -262,16 +268,23 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot<const Q: usize>(self, acc: __m512i, w: [__m512i; Q], x: *const i8) -> __m512i {
-        // SAFETY: see above the impl; quad `q` is the four bytes from `4 q`.
+    unsafe fn dot<const Q: usize, const R: usize>(
+        self,
+        mut acc: [__m512i; R],
+        w: [__m512i; Q],
+        x: [*const i8; R],
+    ) -> [__m512i; R] {
+        // SAFETY: see above the impl; quad `q` is the four bytes from `4 q`. The rows inside,
+        // because one row's chain alone leaves the multipliers idle seven cycles of eight.
         unsafe {
-            let mut out = acc;
             for q in 0..Q {
-                let quad = _mm512_set1_epi32(x.add(4 * q).cast::<i32>().read_unaligned());
-                out = _mm512_dpbusd_epi32(out, w[q], quad);
+                for r in 0..R {
+                    let quad = _mm512_set1_epi32(x[r].add(4 * q).cast::<i32>().read_unaligned());
+                    acc[r] = _mm512_dpbusd_epi32(acc[r], w[q], quad);
+                }
             }
-            out
         }
+        acc
     }
     #[inline(always)]
     fn signed_weights(self, w: __m512i) -> __m512i {
@@ -279,12 +292,12 @@ impl Simd for Avx512 {
         unsafe { _mm512_xor_si512(w, _mm512_set1_epi8(-128)) }
     }
     #[inline(always)]
-    unsafe fn dot_signed<const Q: usize>(
+    unsafe fn dot_signed<const Q: usize, const R: usize>(
         self,
-        acc: __m512i,
+        acc: [__m512i; R],
         w: [__m512i; Q],
-        x: *const i8,
-    ) -> __m512i {
+        x: [*const i8; R],
+    ) -> [__m512i; R] {
         // SAFETY: the caller's contract is that of `dot`.
         unsafe { self.dot(acc, w, x) }
     }
@@ -294,18 +307,21 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
     }
     #[inline(always)]
-    unsafe fn dot_scaled<const Q: usize>(
+    unsafe fn dot_scaled<const Q: usize, const R: usize>(
         self,
-        acc: __m512i,
+        mut acc: [__m512i; R],
         w: [__m512i; Q],
-        x: *const i8,
+        x: [*const i8; R],
         scales: __m512i,
-    ) -> __m512i {
+    ) -> [__m512i; R] {
         // SAFETY: see above the impl; the contract of `dot` is the caller's.
         unsafe {
-            let dots = self.dot(_mm512_setzero_si512(), w, x);
-            _mm512_add_epi32(acc, _mm512_mullo_epi32(dots, scales))
+            let dots = self.dot([_mm512_setzero_si512(); R], w, x);
+            for r in 0..R {
+                acc[r] = _mm512_add_epi32(acc[r], _mm512_mullo_epi32(dots[r], scales));
+            }
         }
+        acc
     }
     #[inline(always)]
     unsafe fn load_pairs_ptr(self, first: *const i8, second: *const i8) -> __m512i {

@@ -72,6 +72,7 @@ fn halves<const N: usize, T: Copy>(mut v: [T; N], f: impl Fn(T, T) -> T) -> T {
 
 impl<const N: usize> Simd for Portable<N> {
     const LANES: usize = N;
+    const WIDE_DOTS: bool = N == 16;
     const SIGNED_OFFSET_BITS: Option<i32> = if N == 16 { Some(7) } else { None };
     type F32 = [f32; N];
     type I32 = [i32; N];
@@ -221,6 +222,8 @@ impl<const N: usize> Simd for Portable<N> {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
     unsafe fn load_bytes_ptr(self, from: *const u8) -> [[u8; 4]; N] {
         // SAFETY: the caller's contract.
         unsafe { read(from.cast()) }
@@ -263,50 +266,52 @@ impl<const N: usize> Simd for Portable<N> {
     }
 
     #[inline(always)]
-    unsafe fn dot<const Q: usize>(
+    unsafe fn dot<const Q: usize, const R: usize>(
         self,
-        acc: [i32; N],
+        mut acc: [[i32; N]; R],
         w: [[[u8; 4]; N]; Q],
-        x: *const i8,
-    ) -> [i32; N] {
-        let mut out = acc;
-        for (q, w) in w.iter().enumerate() {
-            // SAFETY: the caller's contract: `4 Q` bytes.
-            let x: [i8; 4] = unsafe { read(x.add(4 * q)) };
-            for lane in 0..N {
-                for j in 0..4 {
-                    out[lane] += i32::from(w[lane][j]) * i32::from(x[j]);
+        x: [*const i8; R],
+    ) -> [[i32; N]; R] {
+        for (acc, x) in acc.iter_mut().zip(x) {
+            for (q, w) in w.iter().enumerate() {
+                // SAFETY: the caller's contract: `4 Q` bytes.
+                let x: [i8; 4] = unsafe { read(x.add(4 * q)) };
+                for lane in 0..N {
+                    for j in 0..4 {
+                        acc[lane] += i32::from(w[lane][j]) * i32::from(x[j]);
+                    }
                 }
             }
         }
-        out
+        acc
     }
     #[inline(always)]
     fn signed_weights(self, w: [[u8; 4]; N]) -> [[u8; 4]; N] {
         if N == 16 { map(w, |w| map(w, |b| b ^ 0x80)) } else { w }
     }
     #[inline(always)]
-    unsafe fn dot_signed<const Q: usize>(
+    unsafe fn dot_signed<const Q: usize, const R: usize>(
         self,
-        acc: [i32; N],
+        mut acc: [[i32; N]; R],
         w: [[[u8; 4]; N]; Q],
-        x: *const i8,
-    ) -> [i32; N] {
+        x: [*const i8; R],
+    ) -> [[i32; N]; R] {
         if N == 16 {
             // SAFETY: the caller's contract.
             return unsafe { self.dot(acc, w, x) };
         }
-        let mut out = acc;
-        for (q, w) in w.iter().enumerate() {
-            // SAFETY: the caller's contract: `4 Q` bytes.
-            let x: [i8; 4] = unsafe { read(x.add(4 * q)) };
-            for lane in 0..N {
-                for j in 0..4 {
-                    out[lane] += i32::from(w[lane][j] as i8) * i32::from(x[j]);
+        for (acc, x) in acc.iter_mut().zip(x) {
+            for (q, w) in w.iter().enumerate() {
+                // SAFETY: the caller's contract: `4 Q` bytes.
+                let x: [i8; 4] = unsafe { read(x.add(4 * q)) };
+                for lane in 0..N {
+                    for j in 0..4 {
+                        acc[lane] += i32::from(w[lane][j] as i8) * i32::from(x[j]);
+                    }
                 }
             }
         }
-        out
+        acc
     }
     #[inline(always)]
     unsafe fn load_scales_ptr(self, from: *const i8) -> [i32; N] {
@@ -314,20 +319,21 @@ impl<const N: usize> Simd for Portable<N> {
         map(unsafe { read::<i8, N>(from) }, i32::from)
     }
     #[inline(always)]
-    unsafe fn dot_scaled<const Q: usize>(
+    unsafe fn dot_scaled<const Q: usize, const R: usize>(
         self,
-        acc: [i32; N],
+        mut acc: [[i32; N]; R],
         w: [[[u8; 4]; N]; Q],
-        x: *const i8,
+        x: [*const i8; R],
         scales: [i32; N],
-    ) -> [i32; N] {
+    ) -> [[i32; N]; R] {
         // SAFETY: the caller's contract.
-        let dots = unsafe { self.dot([0; N], w, x) };
-        let mut out = acc;
-        for lane in 0..N {
-            out[lane] += dots[lane] * scales[lane];
+        let dots = unsafe { self.dot([[0; N]; R], w, x) };
+        for (acc, dots) in acc.iter_mut().zip(dots) {
+            for lane in 0..N {
+                acc[lane] += dots[lane] * scales[lane];
+            }
         }
-        out
+        acc
     }
     #[inline(always)]
     unsafe fn load_pairs_ptr(self, first: *const i8, second: *const i8) -> [i32; N] {

@@ -193,8 +193,8 @@ impl<const Q: usize> Kernel for Dots<'_, Q> {
         // SAFETY: `x` has `4 Q` bytes.
         let (a, b) = unsafe {
             (
-                simd.dot(simd.splat_i32(-3), w, self.x.as_ptr()),
-                simd.dot_signed(zero, signed, self.x.as_ptr()),
+                simd.dot([simd.splat_i32(-3)], w, [self.x.as_ptr()])[0],
+                simd.dot_signed([zero], signed, [self.x.as_ptr()])[0],
             )
         };
         let sum: i32 = self.x.iter().map(|x| i32::from(*x)).sum();
@@ -255,7 +255,7 @@ impl Kernel for Scaled<'_> {
         unsafe {
             let w = [0, 64].map(|at| simd.and(simd.load_bytes_ptr(w.as_ptr().add(at)), mask));
             let scales = simd.load_scales_ptr(scales.as_ptr());
-            let dots = simd.dot_scaled(simd.splat_i32(5), w, x.as_ptr(), scales);
+            let [dots] = simd.dot_scaled([simd.splat_i32(5)], w, [x.as_ptr()], scales);
             simd.store_i32_ptr(out.as_mut_ptr(), dots);
         }
         S::LANES
