@@ -20,7 +20,7 @@ use crate::sample::exp_nonpositive;
 use std::ops::Range;
 
 /// Query vectors (rows times heads of one KV head) one unit aims at.
-const TILE_QUERIES: usize = 32;
+const TILE_QUERIES: usize = 64;
 /// f32 of partial results one wave may hold, 8 MiB; a single row may need more.
 const PARTIALS_MAX: usize = 2 << 20;
 

@@ -27,6 +27,9 @@ use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use avx512::Avx512;
 
+/// Bytes that memory moves at once.
+const CACHE_LINE: usize = 64;
+
 /// The environment variable that forces a level.
 pub const SIMD_VARIABLE: &str = "FORERUN_SIMD";
 
@@ -310,6 +313,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `x` is valid for reads of 2 values; any alignment.
     unsafe fn dot_pairs(self, acc: Self::I32, pairs: Self::I32, x: *const i16) -> Self::I32;
+
+    /// [`Simd::prefetch`] of every line of `bytes` bytes from `at` on.
+    #[inline(always)]
+    fn prefetch_all(self, at: *const u8, bytes: usize) {
+        for line in (0..bytes).step_by(CACHE_LINE) {
+            self.prefetch(at.wrapping_add(line));
+        }
+    }
 
     /// The first `L` values.
     ///

@@ -13,13 +13,20 @@ use super::norm::LANES_MAX;
 use super::simd::{Kernel, Simd};
 use crate::config::ATTENTION_SPLIT_KEYS;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Keys widened to f32 at a time.
 const KEY_BLOCK: usize = 32;
-/// Vectors of sums side by side, and rows of them (keys where scores are computed, queries where
-/// values are summed): eight independent chains hide the latency of a fused multiply-add.
+/// Vectors of sums side by side, and queries whose values are summed together: eight independent
+/// chains hide the latency of a fused multiply-add.
 const VECTORS: usize = 2;
 const ROWS: usize = 4;
+
+/// Whether there are registers for sixteen chains, which load half as much for each.
+#[inline(always)]
+const fn wide<S: Simd>() -> bool {
+    S::LANES == LANES_MAX
+}
 
 /// One unit of work. `i` counts rows of the tile, `j` keys of the split.
 pub(super) struct Split<'s, Q, N, K, V, P> {
@@ -112,16 +119,24 @@ where
             }
         }
 
+        // Pages lie anywhere: a block of keys, and then of values, is asked for while the one
+        // before it is worked on.
+        let request = |j: usize| {
+            let row = if j < keys { (self.key)(j) } else { (self.value)(j - keys) };
+            simd.prefetch_all(row.as_ptr().cast(), size_of_val(row));
+        };
         for start in (0..keys).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(keys - start);
             for j in 0..count {
+                request((start + j + KEY_BLOCK).min(2 * keys - 1));
                 E::widen(simd, (self.key)(start + j), &mut block[j * sizes.head_stride..]);
             }
             let scores = &mut scores[start * sizes.lanes..][..count * sizes.lanes];
-            if vectors == 1 {
-                score_block::<S, { VECTORS * ROWS }, 1>(simd, sizes, block, turned, scores);
-            } else {
-                score_block::<S, ROWS, VECTORS>(simd, sizes, block, turned, scores);
+            match (vectors, wide::<S>()) {
+                (1, false) => score_block::<S, 8, 1>(simd, sizes, block, turned, scores),
+                (1, true) => score_block::<S, 16, 1>(simd, sizes, block, turned, scores),
+                (_, false) => score_block::<S, 4, VECTORS>(simd, sizes, block, turned, scores),
+                (_, true) => score_block::<S, 8, VECTORS>(simd, sizes, block, turned, scores),
             }
         }
         for i in 0..self.rows {
@@ -135,6 +150,7 @@ where
         for start in (0..keys).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(keys - start);
             for j in 0..count {
+                request((keys + start + j + KEY_BLOCK).min(2 * keys - 1));
                 E::widen(simd, (self.value)(start + j), &mut block[j * sizes.head_stride..]);
             }
             let weights = &scores[start * sizes.lanes..][..count * sizes.lanes];
@@ -154,13 +170,13 @@ where
                     common = common.min(seen(l));
                 }
                 match group {
-                    1 => sum_values::<S, 1>(simd, sizes, weights, block, 0, common, lane, sums),
-                    2 => sum_values::<S, 2>(simd, sizes, weights, block, 0, common, lane, sums),
-                    3 => sum_values::<S, 3>(simd, sizes, weights, block, 0, common, lane, sums),
-                    _ => sum_values::<S, ROWS>(simd, sizes, weights, block, 0, common, lane, sums),
+                    1 => sum_values::<S, 1>(simd, sizes, weights, block, 0..common, lane, sums),
+                    2 => sum_values::<S, 2>(simd, sizes, weights, block, 0..common, lane, sums),
+                    3 => sum_values::<S, 3>(simd, sizes, weights, block, 0..common, lane, sums),
+                    _ => sum_values::<S, ROWS>(simd, sizes, weights, block, 0..common, lane, sums),
                 }
                 for l in lane..lane + group {
-                    sum_values::<S, 1>(simd, sizes, weights, block, common, seen(l), l, sums);
+                    sum_values::<S, 1>(simd, sizes, weights, block, common..seen(l), l, sums);
                 }
                 lane += group;
             }
@@ -257,34 +273,51 @@ fn softmax<S: Simd>(simd: S, scores: &mut [f32], maxima: &mut [f32], totals: &mu
 }
 
 /// `sums[query][d] += Σ_j weights[j][query] * block[j][d]` for `QUERIES` queries from `lane` on and
-/// keys `from..to` of the block.
+/// keys `keys` of the block.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "an inner loop over three arrays")]
 fn sum_values<S: Simd, const QUERIES: usize>(
     simd: S,
     sizes: Sizes,
     weights: &[f32],
     block: &[f32],
-    from: usize,
-    to: usize,
+    keys: Range<usize>,
     lane: usize,
     sums: &mut [f32],
 ) {
-    if from >= to {
+    if keys.is_empty() {
         return;
     }
-    let step = VECTORS * S::LANES;
+    if wide::<S>() && sizes.head_dim.is_multiple_of(2 * VECTORS * S::LANES) {
+        const WIDER: usize = 2 * VECTORS;
+        sum_vectors::<S, QUERIES, WIDER>(simd, sizes, weights, block, keys, lane, sums);
+    } else {
+        sum_vectors::<S, QUERIES, VECTORS>(simd, sizes, weights, block, keys, lane, sums);
+    }
+}
+
+/// [`sum_values`], `NV` vectors of elements at a time.
+#[inline(always)]
+fn sum_vectors<S: Simd, const QUERIES: usize, const NV: usize>(
+    simd: S,
+    sizes: Sizes,
+    weights: &[f32],
+    block: &[f32],
+    keys: Range<usize>,
+    lane: usize,
+    sums: &mut [f32],
+) {
+    let step = NV * S::LANES;
     for d in (0..sizes.head_dim).step_by(step) {
-        let mut acc = [[simd.splat(0.0); VECTORS]; QUERIES];
+        let mut acc = [[simd.splat(0.0); NV]; QUERIES];
         for (q, acc) in acc.iter_mut().enumerate() {
             for (v, acc) in acc.iter_mut().enumerate() {
                 *acc = simd.load(&sums[(lane + q) * sizes.head_stride + d + v * S::LANES..]);
             }
         }
-        for j in from..to {
+        for j in keys.clone() {
             let weights = &weights[j * sizes.lanes + lane..][..QUERIES];
             let values = &block[j * sizes.head_stride + d..][..step];
-            for v in 0..VECTORS {
+            for v in 0..NV {
                 let value = simd.load(&values[v * S::LANES..]);
                 for q in 0..QUERIES {
                     acc[q][v] = simd.fma(simd.splat(weights[q]), value, acc[q][v]);

@@ -24,9 +24,6 @@ use std::marker::PhantomData;
 
 /// Activation rows multiplied side by side, so that their chains of additions overlap.
 pub(super) const ROWS: usize = 4;
-/// Bytes that memory moves at once.
-const CACHE_LINE: usize = 64;
-
 /// How far ahead of their use weights are asked for. The processor's own prefetch stops while a
 /// tile of rows is multiplied and does not fill the memory's queue at one row. Measured on Zen 5
 /// with `benches/matrix.rs`: 4 KiB lose a fifth at 4 to 8 rows, 16 KiB gain nothing.
@@ -35,10 +32,8 @@ const AHEAD_BYTES: usize = 8 << 10;
 /// Asks for the cache lines of `bytes` bytes at `cell + at`, [`AHEAD_BYTES`] further.
 #[inline(always)]
 pub(super) fn request_ahead<S: Simd>(simd: S, cell: *const u8, at: usize, bytes: usize) {
-    for line in (0..bytes).step_by(CACHE_LINE) {
-        // The address may lie behind the panels: a hint asks for nothing that must exist.
-        simd.prefetch(cell.wrapping_add(AHEAD_BYTES + at + line));
-    }
+    // The address may lie behind the panels: a hint asks for nothing that must exist.
+    simd.prefetch_all(cell.wrapping_add(AHEAD_BYTES + at), bytes);
 }
 
 /// Some panels, and some rows of one tile in blocks `B`.

@@ -22,7 +22,7 @@ use std::ops::Range;
 /// Panels of a strip at most.
 pub(super) const STRIP_PANELS: usize = 16;
 /// Bytes of a strip's weights where several tiles pass over it: a quarter of a usual L2 cache.
-const STRIP_BYTES: usize = 128 << 10;
+const STRIP_BYTES: usize = 256 << 10;
 /// Bounds on the weights of one task: handing out less costs, and the last large one is waited for.
 const TASK_BYTES: Range<usize> = 32 << 10..512 << 10;
 

@@ -76,21 +76,16 @@ impl<S: Simd, F: SuperFormat> Cell<S, F> {
         }
     }
 
-    /// The f32 sum and the integer dot with which the cell begins.
+    /// `acc` plus what the cell contributes, given the dot of its quants.
     #[inline(always)]
-    fn begin(&self, simd: S, acc: S::F32, x: &Block256) -> (S::F32, S::I32) {
+    fn finish(&self, simd: S, acc: S::F32, dot: S::I32, x: &Block256) -> S::F32 {
         let offset = F::offset(simd, self.pairs, x);
-        if !F::MINIMUM {
-            return (acc, offset);
-        }
-        let scale = simd.mul(self.minimum, simd.splat(x.scale));
-        (simd.fma(scale, simd.to_f32(offset), acc), simd.splat_i32(0))
-    }
-
-    /// The f32 sum with which the cell ends.
-    #[inline(always)]
-    fn end(&self, simd: S, acc: S::F32, dot: S::I32, x: &Block256) -> S::F32 {
         let scale = simd.mul(self.scale, simd.splat(x.scale));
+        if !F::MINIMUM {
+            return simd.fma(scale, simd.to_f32(simd.add_i32(dot, offset)), acc);
+        }
+        let minimum = simd.mul(self.minimum, simd.splat(x.scale));
+        let acc = simd.fma(minimum, simd.to_f32(offset), acc);
         simd.fma(scale, simd.to_f32(dot), acc)
     }
 }
@@ -115,8 +110,7 @@ unsafe fn one_row<S: Simd, F: SuperFormat>(
             let header = F::header(cell);
             for part in 0..PANEL / S::LANES {
                 let row = part * S::LANES;
-                let shared = Cell::<S, F>::unpack(simd, cell, &header, row);
-                let (sum, mut dot) = shared.begin(simd, acc[part], x);
+                let mut dot = simd.splat_i32(0);
                 for group in 0..GROUPS {
                     if part == 0 {
                         request_ahead(
@@ -131,7 +125,8 @@ unsafe fn one_row<S: Simd, F: SuperFormat>(
                     let q = x.q.as_ptr().add(group * BLOCK);
                     [dot] = F::dot(simd, [dot], w, [q], scales);
                 }
-                acc[part] = shared.end(simd, sum, dot, x);
+                let shared = Cell::<S, F>::unpack(simd, cell, &header, row);
+                acc[part] = shared.finish(simd, acc[part], dot, x);
             }
         }
     }
@@ -140,7 +135,8 @@ unsafe fn one_row<S: Simd, F: SuperFormat>(
     }
 }
 
-/// Adds the dots of a group with the first `R` rows of `x` to lanes `row..` of their `dots`.
+/// Adds the dots of a group with the first `R` rows of `x` to lanes `row..` of their `dots`, which
+/// group 0 overwrites.
 ///
 /// # Safety
 /// `x` and `dots` have `R` rows, and a vector of lanes at `row` is within a row of `dots`.
@@ -160,7 +156,9 @@ unsafe fn dot_rows<S: Simd, F: SuperFormat, const R: usize>(
     unsafe {
         for r in 0..R {
             q[r] = x.get_unchecked(r).q.as_ptr().add(group * BLOCK);
-            sums[r] = simd.load_i32_ptr(dots.get_unchecked(r).as_ptr().add(row));
+            if group > 0 {
+                sums[r] = simd.load_i32_ptr(dots.get_unchecked(r).as_ptr().add(row));
+            }
         }
         let sums = F::dot(simd, sums, w, q, scales);
         for r in 0..R {
@@ -197,13 +195,6 @@ unsafe fn many_rows<S: Simd, F: SuperFormat>(
             let header = F::header(cell);
             for part in 0..PANEL / S::LANES {
                 let row = part * S::LANES;
-                let shared = Cell::<S, F>::unpack(simd, cell, &header, row);
-                for ((sum, dot), x) in sums.iter_mut().zip(dots.iter_mut()).zip(x) {
-                    let sum = sum.as_mut_ptr().add(row);
-                    let (begun, offset) = shared.begin(simd, simd.load_ptr(sum), x);
-                    simd.store_ptr(sum, begun);
-                    simd.store_i32_ptr(dot.as_mut_ptr().add(row), offset);
-                }
                 for group in 0..GROUPS {
                     if part == 0 {
                         request_ahead(
@@ -233,10 +224,11 @@ unsafe fn many_rows<S: Simd, F: SuperFormat>(
                         t += 1;
                     }
                 }
+                let shared = Cell::<S, F>::unpack(simd, cell, &header, row);
                 for ((sum, dot), x) in sums.iter_mut().zip(dots.iter()).zip(x) {
                     let sum = sum.as_mut_ptr().add(row);
                     let dot = simd.load_i32_ptr(dot.as_ptr().add(row));
-                    simd.store_ptr(sum, shared.end(simd, simd.load_ptr(sum), dot, x));
+                    simd.store_ptr(sum, shared.finish(simd, simd.load_ptr(sum), dot, x));
                 }
             }
         }
