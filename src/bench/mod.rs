@@ -1,9 +1,12 @@
 //! How fast one model reads and writes: llama-bench's rows on this engine's forward pass.
 //!
 //! `pp N` reads N tokens with the likeliest next token of the last one; `tg N` feeds N tokens one
-//! at a time, each with its likeliest successor. A depth `d` puts d tokens into the KV cache before
+//! at a time, each with its likeliest successor, and `tg N x S` does so for S sequences in one pass
+//! each, counting the tokens of all. A depth `d` puts d tokens into the KV cache before
 //! the clock starts. Invariant: whatever is in the cache is a prefix of one fixed stream of ids, so
 //! going from row to row computes only what is missing, and every repetition does the same work.
+
+pub mod roofline;
 
 use crate::device::Device;
 use crate::error::LoadError;
@@ -23,16 +26,21 @@ pub struct Row {
     pub generate: usize,
     /// Tokens in the cache before.
     pub depth: usize,
+    /// Sequences side by side, each with its own cache; 1 in a prompt.
+    pub sequences: usize,
 }
 
 impl Row {
-    /// The name llama-bench gives it.
+    /// The name llama-bench gives it; it has none for several sequences.
     #[must_use]
     pub fn name(&self) -> String {
-        let kind = match self.prompt {
+        let mut kind = match self.prompt {
             0 => format!("tg{}", self.generate),
             prompt => format!("pp{prompt}"),
         };
+        if self.sequences > 1 {
+            kind += &format!(" x{}", self.sequences);
+        }
         match self.depth {
             0 => kind,
             depth => format!("{kind} @ d{depth}"),
@@ -42,21 +50,40 @@ impl Row {
     /// Tokens computed while the clock runs.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.prompt + self.generate
+        (self.prompt + self.generate) * self.sequences
+    }
+
+    /// Tokens of each sequence at the end.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.depth + self.prompt + self.generate
+    }
+
+    /// Whether nothing is computed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tokens() == 0
     }
 }
 
 /// Every combination, prompts before generations; sizes of 0 are left out.
 #[must_use]
-pub fn rows(prompts: &[usize], generations: &[usize], depths: &[usize]) -> Vec<Row> {
+pub fn rows(
+    prompts: &[usize],
+    generations: &[usize],
+    depths: &[usize],
+    sequences: &[usize],
+) -> Vec<Row> {
     let mut rows = vec![];
     for depth in depths {
         let sizes = prompts.iter().filter(|n| **n > 0);
-        rows.extend(sizes.map(|n| Row { prompt: *n, generate: 0, depth: *depth }));
+        rows.extend(sizes.map(|n| Row { prompt: *n, generate: 0, depth: *depth, sequences: 1 }));
     }
     for depth in depths {
-        let sizes = generations.iter().filter(|n| **n > 0);
-        rows.extend(sizes.map(|n| Row { prompt: 0, generate: *n, depth: *depth }));
+        for sequences in sequences.iter().copied() {
+            let row = |n: &usize| Row { prompt: 0, generate: *n, depth: *depth, sequences };
+            rows.extend(generations.iter().filter(|n| **n > 0).map(row));
+        }
     }
     rows
 }
@@ -83,7 +110,7 @@ pub fn stream(len: usize, vocab: usize) -> Vec<TokenId> {
 /// When the device fails.
 ///
 /// # Panics
-/// If `ids` is shorter than depth and tokens of the row.
+/// If `ids` is shorter than a sequence of the row, or `solo` has fewer sequences.
 pub fn measure<D: Device>(
     solo: &mut Solo<D>,
     ids: &[TokenId],
@@ -91,18 +118,24 @@ pub fn measure<D: Device>(
     repetitions: usize,
     done: &mut dyn FnMut(),
 ) -> Result<Vec<u64>, LoadError> {
-    let end = row.depth + row.tokens();
+    let end = row.len();
     assert!(end <= ids.len(), "a row of {end} tokens on a stream of {}", ids.len());
     let rows_max = solo.model().limits().rows;
-    if solo.len() < row.depth {
-        let missing = &ids[solo.len()..row.depth];
-        for chunk in missing.chunks(rows_max) {
-            solo.feed(chunk, vec![])?;
+    for sequence in (0..row.sequences).rev() {
+        solo.select(sequence);
+        if solo.len() < row.depth {
+            let missing = &ids[solo.len()..row.depth];
+            for chunk in missing.chunks(rows_max) {
+                solo.feed(chunk, vec![])?;
+            }
         }
     }
     let mut samples_ns = vec![];
     for repetition in 0..=repetitions {
-        solo.truncate(row.depth);
+        for sequence in (0..row.sequences).rev() {
+            solo.select(sequence);
+            solo.truncate(row.depth);
+        }
         let begin = Instant::now();
         if row.prompt > 0 {
             let mut chunks = ids[row.depth..end].chunks(rows_max).peekable();
@@ -114,7 +147,7 @@ pub fn measure<D: Device>(
             }
         } else {
             for id in &ids[row.depth..end] {
-                solo.next(std::slice::from_ref(id))?;
+                solo.next_each(&vec![*id; row.sequences])?;
             }
         }
         let ns = begin.elapsed().as_nanos() as u64;
@@ -202,6 +235,8 @@ pub struct Measurement {
     pub n_gen: usize,
     /// Tokens in the cache before.
     pub n_depth: usize,
+    /// Sequences side by side.
+    pub n_sequences: usize,
     /// When it was measured, in UTC.
     pub test_time: String,
     /// Mean duration.
@@ -247,6 +282,7 @@ impl Measurement {
             n_prompt: row.prompt,
             n_gen: row.generate,
             n_depth: row.depth,
+            n_sequences: row.sequences,
             test_time: utc(SystemTime::now()),
             avg_ns: avg_ns as u64,
             stddev_ns: stddev_ns as u64,
@@ -260,7 +296,12 @@ impl Measurement {
     /// The row this measures.
     #[must_use]
     pub fn row(&self) -> Row {
-        Row { prompt: self.n_prompt, generate: self.n_gen, depth: self.n_depth }
+        Row {
+            prompt: self.n_prompt,
+            generate: self.n_gen,
+            depth: self.n_depth,
+            sequences: self.n_sequences,
+        }
     }
 }
 

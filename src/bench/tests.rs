@@ -5,14 +5,23 @@ use std::time::Duration;
 
 #[test]
 fn rows_are_named_as_llama_bench_names_them() {
-    let names: Vec<_> = rows(&[128, 0], &[64], &[0, 1024]).iter().map(Row::name).collect();
+    let names: Vec<_> = rows(&[128, 0], &[64], &[0, 1024], &[1]).iter().map(Row::name).collect();
     assert_eq!(names, ["pp128", "pp128 @ d1024", "tg64", "tg64 @ d1024"]);
 }
 
 #[test]
 fn a_size_of_zero_skips_its_kind() {
-    assert!(rows(&[0], &[0], &[0, 5]).is_empty());
-    assert!(rows(&[0], &[8], &[0]).iter().all(|r| r.prompt == 0));
+    assert!(rows(&[0], &[0], &[0, 5], &[1]).is_empty());
+    assert!(rows(&[0], &[8], &[0], &[1]).iter().all(|r| r.prompt == 0));
+}
+
+#[test]
+fn several_sequences_count_the_tokens_of_all_and_prompts_stay_alone() {
+    let rows = rows(&[16], &[32], &[5], &[1, 8]);
+    let names: Vec<_> = rows.iter().map(Row::name).collect();
+    assert_eq!(names, ["pp16 @ d5", "tg32 @ d5", "tg32 x8 @ d5"]);
+    assert_eq!(rows.iter().map(Row::tokens).collect::<Vec<_>>(), [16, 32, 256]);
+    assert_eq!(rows.iter().map(Row::len).collect::<Vec<_>>(), [21, 37, 37]);
 }
 
 #[test]

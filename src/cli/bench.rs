@@ -2,6 +2,7 @@
 
 use super::eval::Format;
 use super::{models, ui};
+use crate::bench::roofline::{self, Profile, Stopwatch};
 use crate::bench::{self, Measurement, ModelFacts, Row};
 use crate::config;
 use crate::device::cpu::{CpuDevice, CpuOptions};
@@ -37,6 +38,11 @@ pub(super) struct BenchArgs {
     #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',')]
     #[arg(default_value = "0", env = "FORERUN_N_DEPTH", hide_env_values = true)]
     n_depth: Vec<u32>,
+    /// Sequences of a generation that decode side by side, one row each
+    #[arg(short = 's', long, value_name = "N,…", value_delimiter = ',')]
+    #[arg(default_value = "1", env = "FORERUN_SEQUENCES", hide_env_values = true)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
+    sequences: Vec<usize>,
     /// Repetitions of each row, after one that warms up
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
     #[arg(env = "FORERUN_REPETITIONS", hide_env_values = true)]
@@ -54,6 +60,9 @@ pub(super) struct BenchArgs {
     #[arg(short = 't', long, value_name = "N", env = "FORERUN_THREADS", hide_env_values = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
     threads: Option<usize>,
+    /// Measure what the processor could do at best too, and compare each operation with it
+    #[arg(long, env = "FORERUN_ROOFLINE", hide_env_values = true)]
+    roofline: bool,
     /// Measure on the software GPU too, whose times say nothing about a GPU
     #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
     emulated_times: bool,
@@ -68,41 +77,57 @@ impl BenchArgs {
     pub(super) fn run(&self) -> Result<()> {
         let sizes = |list: &[u32]| list.iter().map(|n| *n as usize).collect::<Vec<_>>();
         let depths = sizes(&self.n_depth);
-        let rows = bench::rows(&sizes(&self.n_prompt), &sizes(&self.n_gen), &depths);
+        let (prompts, generations) = (sizes(&self.n_prompt), sizes(&self.n_gen));
+        let rows = bench::rows(&prompts, &generations, &depths, &self.sequences);
         if rows.is_empty() {
             bail!("nothing to measure: -p and -n are both 0");
         }
         let checkpoint = models::open(&models::source(&self.model)?)?;
         let context = checkpoint.architecture().context;
-        let longest = rows.iter().max_by_key(|r| r.depth + r.tokens()).expect("there are rows");
-        if longest.depth + longest.tokens() > context as usize {
+        let longest = rows.iter().max_by_key(|r| r.len()).expect("there are rows");
+        if longest.len() > context as usize {
             bail!(
                 "{} takes {} tokens, but {} has a context of {context}",
                 longest.name(),
-                longest.depth + longest.tokens(),
+                longest.len(),
                 self.model
             );
         }
+        if self.roofline && !matches!(self.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
+            bail!("--roofline measures the processor; use --device cpu");
+        }
+        if self.roofline && self.format != Format::Md {
+            bail!("--roofline prints a table; use --format md");
+        }
+        let mut roofline = String::new();
         let measured = match self.device {
             #[cfg(feature = "cuda")]
             DeviceChoice::Cuda => {
-                self.measure(CudaDevice::open(&self.cuda.options())?, &checkpoint, &rows)?
+                self.measure(CudaDevice::open(&self.cuda.options())?, &checkpoint, &rows, None)?
             }
             #[cfg(not(feature = "cuda"))]
             DeviceChoice::Cuda => {
                 bail!("--device cuda: built without the feature `cuda`; use --device cpu")
             }
             DeviceChoice::Reference => {
-                self.measure(ReferenceDevice::new(KvType::F32), &checkpoint, &rows)?
+                self.measure(ReferenceDevice::new(KvType::F32), &checkpoint, &rows, None)?
             }
             DeviceChoice::Auto | DeviceChoice::Cpu => {
                 let cpu = CpuOptions { threads: self.threads, ..CpuOptions::default() };
-                self.measure(CpuDevice::new(cpu)?, &checkpoint, &rows)?
+                let device = CpuDevice::new(cpu)?;
+                let roof = self.roofline.then(|| device.roof());
+                let mut profiles = vec![];
+                let asked = roof.is_some().then_some(&mut profiles);
+                let measured = self.measure(device, &checkpoint, &rows, asked)?;
+                if let Some(roof) = roof {
+                    roofline = roofline::markdown(&roof, &profiles);
+                }
+                measured
             }
         };
         let mut out = std::io::stdout().lock();
         match self.format {
-            Format::Md => write!(out, "{}", bench::markdown(&measured))?,
+            Format::Md => write!(out, "{}{roofline}", bench::markdown(&measured))?,
             Format::Json => {
                 serde_json::to_writer_pretty(&mut out, &measured)?;
                 writeln!(out)?;
@@ -111,28 +136,48 @@ impl BenchArgs {
         Ok(())
     }
 
+    /// Measures every row; `profiles` takes the times of the operations of each.
     fn measure<D: Device>(
         &self,
         device: D,
         checkpoint: &Checkpoint,
         rows: &[Row],
+        mut profiles: Option<&mut Vec<Profile>>,
     ) -> Result<Vec<Measurement>> {
         ui::check_times(&device.info(), self.emulated_times)?;
-        let longest = rows.iter().map(|r| r.depth + r.tokens()).max().unwrap_or(1);
+        let longest = rows.iter().map(Row::len).max().unwrap_or(1);
+        let sequences = rows.iter().map(|r| r.sequences).max().unwrap_or(1);
         let limits = PassLimits {
-            rows: longest.min(config::BATCH_ROWS_MAX),
+            rows: longest.min(config::BATCH_ROWS_MAX).max(sequences),
             full_rows: 1,
             positions: longest,
         };
-        let mut solo = Solo::load(device, checkpoint, limits)?;
+        let mut solo = Solo::load_many(device, checkpoint, limits, sequences)?;
+        let watch = Stopwatch::default();
+        if profiles.is_some() {
+            solo.observe(watch.observer());
+        }
         let ids = bench::stream(longest, checkpoint.architecture().vocab);
         let facts = ModelFacts::of(checkpoint, &self.model);
         let bar = bar(rows.len() * (self.repetitions + 1));
         let mut measured = vec![];
         for row in rows {
             bar.set_message(row.name());
-            let samples =
-                bench::measure(&mut solo, &ids, row, self.repetitions, &mut || bar.inc(1))?;
+            let mut runs = 0;
+            let samples = bench::measure(&mut solo, &ids, row, self.repetitions, &mut || {
+                // The first one warms up.
+                if runs == 0 {
+                    watch.restart();
+                }
+                runs += 1;
+                bar.inc(1);
+            })?;
+            if let Some(profiles) = &mut profiles {
+                let kv_bytes = solo.device().kv_type().bytes();
+                let costs = roofline::costs(checkpoint, row, limits.rows, kv_bytes)?;
+                let (seconds, runs) = (watch.seconds(), self.repetitions);
+                profiles.push(Profile { row: *row, costs, seconds, runs });
+            }
             measured.push(Measurement::new(&solo, &facts, row, samples));
         }
         bar.finish_and_clear();

@@ -37,6 +37,25 @@ pub struct Model<D: Device> {
     workspace: Workspace<D>,
 }
 
+/// The parts of a pass, as [`Model::launch_observed`] tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// Rows of the embedding.
+    Embed,
+    /// Norm, projections, rotation and the append to the pool.
+    Qkv,
+    /// Attention over the pool.
+    Attention,
+    /// The projection after attention.
+    Output,
+    /// Norm, gate and up.
+    GateUp,
+    /// The projection after them.
+    Down,
+    /// Final norm, head and sampling.
+    Head,
+}
+
 /// A chain of passes that was launched and not yet collected.
 pub struct InFlight<D: Device> {
     batches: Vec<D::Batch>,
@@ -136,11 +155,29 @@ impl<D: Device> Model<D> {
         pool: &mut D::Buffer,
         chain: Vec<RaggedBatch>,
     ) -> Result<InFlight<D>, DeviceError> {
+        self.launch_observed(device, pool, chain, &mut |_| ())
+    }
+
+    /// As [`Self::launch`]; `done` hears of each operation when it is enqueued, which on a device
+    /// that runs them at once is when it has ended.
+    ///
+    /// # Errors
+    /// As [`Self::launch`].
+    ///
+    /// # Panics
+    /// As [`Self::launch`].
+    pub fn launch_observed(
+        &mut self,
+        device: &D,
+        pool: &mut D::Buffer,
+        chain: Vec<RaggedBatch>,
+        done: &mut dyn FnMut(Operation),
+    ) -> Result<InFlight<D>, DeviceError> {
         assert!(chain.len() <= CHAIN_MAX, "{} passes in a chain", chain.len());
         let mut flight = InFlight { batches: vec![], positions: vec![] };
         for batch in chain {
             flight.positions.push(batch.positions.clone());
-            let staged = self.enqueue(device, pool, batch, &flight.batches)?;
+            let staged = self.enqueue(device, pool, batch, &flight.batches, done)?;
             flight.batches.push(staged);
         }
         device.submit(&self.stream)?;
@@ -154,6 +191,7 @@ impl<D: Device> Model<D> {
         pool: &mut D::Buffer,
         batch: RaggedBatch,
         before: &[D::Batch],
+        done: &mut dyn FnMut(Operation),
     ) -> Result<D::Batch, DeviceError> {
         let (limits, page_tokens) = (self.limits, self.shape.page_tokens);
         if let Err(what) = batch.validate(self.architecture.vocab, page_tokens, limits.positions) {
@@ -167,14 +205,16 @@ impl<D: Device> Model<D> {
             device.feed(&self.stream, last, &w.results[before.len() - 1], &mut batch)?;
         }
         device.embed(&self.stream, self.weights.embed(), &batch, &mut w.hidden)?;
+        done(Operation::Embed);
         for layer in 0..self.shape.layers {
-            self.layer(device, layer, &batch, pool)?;
+            self.layer(device, layer, &batch, pool, done)?;
         }
         let w = &mut self.workspace;
         let head = self.weights.head();
         let (stream, shape, results) = (&self.stream, &self.shape, &mut w.results[before.len()]);
         device.head(stream, shape, &head, &batch, &w.hidden, &mut w.logits, results)?;
         device.sample(stream, &batch, &w.logits, results)?;
+        done(Operation::Head);
         Ok(batch)
     }
 
@@ -220,6 +260,7 @@ impl<D: Device> Model<D> {
         layer: usize,
         batch: &D::Batch,
         pool: &mut D::Buffer,
+        done: &mut dyn FnMut(Operation),
     ) -> Result<(), DeviceError> {
         let (stream, shape, w) = (&self.stream, &self.shape, &mut self.workspace);
         let weights = &self.weights.layers[layer];
@@ -234,10 +275,16 @@ impl<D: Device> Model<D> {
             &mut w.q,
             pool,
         )?;
+        done(Operation::Qkv);
         device.attention(stream, shape, layer, batch, &w.q, pool, &mut w.attended)?;
+        done(Operation::Attention);
         device.project(stream, &weights.output, batch, &w.attended, &mut w.hidden)?;
+        done(Operation::Output);
         device.gate_up(stream, shape, &weights.gate_up, batch, &w.hidden, &mut w.act)?;
-        device.project(stream, &weights.down, batch, &w.act, &mut w.hidden)
+        done(Operation::GateUp);
+        device.project(stream, &weights.down, batch, &w.act, &mut w.hidden)?;
+        done(Operation::Down);
+        Ok(())
     }
 
     /// Runs the pass again, layer by layer, to say where the first bad value appears. Writing the
@@ -263,7 +310,7 @@ impl<D: Device> Model<D> {
             return Ok(error("embedding".into(), row));
         }
         for layer in 0..self.shape.layers {
-            self.layer(device, layer, batch, pool)?;
+            self.layer(device, layer, batch, pool, &mut |_| ())?;
             let found =
                 device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
             if let Some(row) = found {

@@ -20,7 +20,7 @@ pub mod weights;
 pub use architecture::{Architecture, Family, Rope, RopeScaling};
 pub use checkpoint::{Checkpoint, GenerationDefaults, TokenizerSource};
 pub use file_bytes::FileBytes;
-pub use forward::{InFlight, Model, PassLimits};
+pub use forward::{InFlight, Model, Operation, PassLimits};
 pub use solo::Solo;
 pub use tensors::{Format, TensorInfo, TensorName, TensorView};
 pub use weights::Weights;

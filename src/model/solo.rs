@@ -1,9 +1,10 @@
 //! One model on a device with a pool of its own: what benches, tests and experiments run.
 //!
-//! No policies, no events: ids in, results out, one sequence. The engine does not use it.
+//! No policies, no events: ids in, results out, one sequence or several side by side. The engine
+//! does not use it.
 
 use super::checkpoint::Checkpoint;
-use super::forward::{Model, PassLimits};
+use super::forward::{Model, Operation, PassLimits};
 use super::weights::Weights;
 use crate::device::{
     Device, Element, HeadKind, HeadResult, HeadRow, Mask, RaggedBatch, Results, RowGroup, Span,
@@ -19,8 +20,14 @@ pub struct Solo<D: Device> {
     model: Model<D>,
     pages: D::Buffer,
     pool: Pool,
-    seq: SeqId,
+    sequences: Vec<SeqId>,
+    /// The one that `feed` and its like act on.
+    selected: usize,
+    observer: Option<Box<Observer>>,
 }
+
+/// Hears of every operation of every pass.
+pub type Observer = dyn FnMut(Operation);
 
 const ROLE: Role = Role::Base;
 
@@ -30,6 +37,24 @@ impl<D: Device> Solo<D> {
     /// # Errors
     /// When the device has no room.
     pub fn load(device: D, checkpoint: &Checkpoint, limits: PassLimits) -> Result<Self, LoadError> {
+        Self::load_many(device, checkpoint, limits, 1)
+    }
+
+    /// Loads a model with room for `sequences` sequences of `limits.positions` tokens each, the
+    /// first of them selected.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    ///
+    /// # Panics
+    /// If `sequences` is 0.
+    pub fn load_many(
+        device: D,
+        checkpoint: &Checkpoint,
+        limits: PassLimits,
+        sequences: usize,
+    ) -> Result<Self, LoadError> {
+        assert!(sequences > 0, "no sequence to feed");
         let a = checkpoint.architecture();
         let kv = ModelKv {
             layers: a.layers,
@@ -37,7 +62,8 @@ impl<D: Device> Solo<D> {
             head_dim: a.head_dim,
             element_bytes: device.kv_type().bytes(),
         };
-        let tokens = limits.positions + 4 * crate::config::PAGE_TOKENS_MIN as usize;
+        let spare = 4 * crate::config::PAGE_TOKENS_MIN as usize;
+        let tokens = sequences * (limits.positions + spare);
         let layout = PoolLayout::choose([None, Some(kv)], kv.token_bytes() * tokens as u64)
             .map_err(|e| crate::error::DeviceError::Failed(e.to_string()))?;
         let weights = Arc::new(Weights::load(&device, checkpoint, &mut |_| {})?);
@@ -45,8 +71,26 @@ impl<D: Device> Solo<D> {
         let pages = device.buffer(layout.used_bytes() as usize, Element::KvByte, "the KV pool")?;
         device.seal();
         let mut pool = Pool::new(layout);
-        let seq = pool.create(ROLE);
-        Ok(Self { device, model, pages, pool, seq })
+        let sequences = (0..sequences).map(|_| pool.create(ROLE)).collect();
+        Ok(Self { device, model, pages, pool, sequences, selected: 0, observer: None })
+    }
+
+    /// Lets `observer` hear of every operation from now on, as [`Model::launch_observed`] does.
+    pub fn observe(&mut self, observer: Box<Observer>) {
+        self.observer = Some(observer);
+    }
+
+    /// Makes sequence `index` the one that the methods for one sequence act on.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn select(&mut self, index: usize) {
+        assert!(index < self.sequences.len(), "sequence {index} of {}", self.sequences.len());
+        self.selected = index;
+    }
+
+    fn seq(&self) -> SeqId {
+        self.sequences[self.selected]
     }
 
     /// The device.
@@ -64,7 +108,7 @@ impl<D: Device> Solo<D> {
     /// Tokens fed so far.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.pool.len(self.seq)
+        self.pool.len(self.seq())
     }
 
     /// Whether nothing was fed.
@@ -75,7 +119,7 @@ impl<D: Device> Solo<D> {
 
     /// Forgets everything beyond `len` tokens.
     pub fn truncate(&mut self, len: usize) {
-        self.pool.truncate(self.seq, len);
+        self.pool.truncate(self.seq(), len);
     }
 
     /// Feeds `ids` in one pass; `heads` name rows of this pass.
@@ -83,23 +127,37 @@ impl<D: Device> Solo<D> {
     /// # Errors
     /// When the pool is full or the device fails.
     pub fn feed(&mut self, ids: &[TokenId], heads: Vec<HeadRow>) -> Result<Results, LoadError> {
-        let start = self.len();
-        let appended = self.pool.append(self.seq, ids.len());
+        let mut batch = RaggedBatch { heads, ..RaggedBatch::default() };
+        self.append(self.seq(), ids, &mut batch)?;
+        self.run(batch)
+    }
+
+    /// Appends `ids` to a sequence, and their rows to a batch.
+    fn append(
+        &mut self,
+        seq: SeqId,
+        ids: &[TokenId],
+        batch: &mut RaggedBatch,
+    ) -> Result<(), LoadError> {
+        let start = self.pool.len(seq);
+        let appended = self.pool.append(seq, ids.len());
         let appended = appended.map_err(|e| crate::error::DeviceError::Failed(e.to_string()))?;
         self.model.copy_pages(&self.device, appended.copy.as_slice(), &mut self.pages)?;
-        let pages = self.pool.table(self.seq).to_vec();
-        let own = Span { pages: 0..pages.len(), len: start };
-        let group =
-            RowGroup { rows: 0..ids.len(), prefix: Span::default(), own, mask: Mask::Causal };
-        let batch = RaggedBatch {
-            tokens: ids.to_vec(),
-            positions: (start..start + ids.len()).map(|p| p as u32).collect(),
-            groups: vec![group],
-            pages,
-            heads,
-            ..RaggedBatch::default()
-        };
-        let pass = self.model.launch(&self.device, &mut self.pages, vec![batch])?;
+        let (first_row, first_page) = (batch.tokens.len(), batch.pages.len());
+        batch.pages.extend_from_slice(self.pool.table(seq));
+        batch.tokens.extend_from_slice(ids);
+        batch.positions.extend((start..start + ids.len()).map(|p| p as u32));
+        let own = Span { pages: first_page..batch.pages.len(), len: start };
+        let rows = first_row..batch.tokens.len();
+        batch.groups.push(RowGroup { rows, prefix: Span::default(), own, mask: Mask::Causal });
+        Ok(())
+    }
+
+    fn run(&mut self, batch: RaggedBatch) -> Result<Results, LoadError> {
+        let Self { model, device, pages, observer, .. } = self;
+        let mut unheard = |_| ();
+        let done = observer.as_deref_mut().unwrap_or(&mut unheard);
+        let pass = model.launch_observed(device, pages, vec![batch], done)?;
         Ok(self.model.collect(&self.device, &mut self.pages, &pass)?.remove(0))
     }
 
@@ -110,10 +168,25 @@ impl<D: Device> Solo<D> {
     pub fn next(&mut self, ids: &[TokenId]) -> Result<TokenId, LoadError> {
         let row = ids.len() - 1;
         let results = self.feed(ids, vec![HeadRow { row, kind: HeadKind::Argmax }])?;
-        match results.heads[0] {
-            HeadResult::Argmax { id, .. } => Ok(id),
-            ref other => unreachable!("an argmax head returned {other:?}"),
+        Ok(argmax(&results.heads[0]))
+    }
+
+    /// Feeds the first sequences one of `ids` each, all in one pass, and returns the most likely
+    /// token after each.
+    ///
+    /// # Errors
+    /// As [`Solo::feed`].
+    ///
+    /// # Panics
+    /// If there are more ids than sequences.
+    pub fn next_each(&mut self, ids: &[TokenId]) -> Result<Vec<TokenId>, LoadError> {
+        assert!(ids.len() <= self.sequences.len(), "{} ids, fewer sequences", ids.len());
+        let heads = (0..ids.len()).map(|row| HeadRow { row, kind: HeadKind::Argmax }).collect();
+        let mut batch = RaggedBatch { heads, ..RaggedBatch::default() };
+        for (index, id) in ids.iter().enumerate() {
+            self.append(self.sequences[index], std::slice::from_ref(id), &mut batch)?;
         }
+        Ok(self.run(batch)?.heads.iter().map(argmax).collect())
     }
 
     /// Feeds `prompt` in chunks of the pass limit, then decodes `n` tokens greedily.
@@ -148,5 +221,12 @@ impl<D: Device> Solo<D> {
             }
         }
         Ok(out)
+    }
+}
+
+fn argmax(result: &HeadResult) -> TokenId {
+    match result {
+        HeadResult::Argmax { id, .. } => *id,
+        other => unreachable!("an argmax head returned {other:?}"),
     }
 }

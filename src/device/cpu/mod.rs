@@ -12,6 +12,7 @@ mod head;
 pub mod matrix;
 mod memory;
 mod norm;
+mod roof;
 mod rope;
 pub mod simd;
 mod split;
@@ -32,6 +33,7 @@ use head::{HeadScratch, Heads};
 use matrix::{Activations, Matrix, Need, Product};
 use memory::{Account, Region, Reservation};
 use norm::RmsNorm;
+pub use roof::Roof;
 use simd::SimdLevel;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -118,6 +120,12 @@ impl CpuDevice {
         };
         let account = Arc::new(Account::of_this_machine());
         Ok(Self { kv: options.kv, widen: options.widen, simd, threads, account })
+    }
+
+    /// What this processor could do at best, measured now.
+    #[must_use]
+    pub fn roof(&self) -> Roof {
+        Roof::measure(&self.threads, self.simd)
     }
 
     /// Prepares the normed rows of `hidden` for matrices that need `need`.

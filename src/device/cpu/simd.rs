@@ -123,6 +123,19 @@ impl SimdLevel {
         }
     }
 
+    /// f32 of a vector, [`Simd::LANES`].
+    #[must_use]
+    pub fn lanes(self) -> usize {
+        struct Lanes;
+        impl Kernel for Lanes {
+            type Output = usize;
+            fn run<S: Simd>(self, _: S) -> usize {
+                S::LANES
+            }
+        }
+        self.dispatch(Lanes)
+    }
+
     /// Runs `kernel` compiled for this level.
     ///
     /// # Panics
