@@ -82,12 +82,19 @@ def widen(path, to, threads):
 
 
 class Session:
-    """One sequence of one model with its KV cache, by default in f16."""
+    """One sequence of one model, or several, with their KV caches, by default in f16.
 
-    def __init__(self, model, context_len, threads, flash_attention="off", f32_kv=False):
+    `decode`, `truncate` and `length` are about the first sequence; the methods that name a sequence,
+    and `decode_each`, keep `lengths`.
+    """
+
+    def __init__(
+        self, model, context_len, threads, flash_attention="off", f32_kv=False, sequences=1
+    ):
         self.model = model
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = context_len
+        params.n_ctx = context_len * sequences
+        params.n_seq_max = sequences
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         if f32_kv:
@@ -97,6 +104,39 @@ class Session:
             raise RuntimeError(f"llama.cpp cannot open a context of {context_len} tokens")
         self.batch_max = llama_cpp.llama_n_batch(self.handle)
         self.length = 0
+        self.lengths = [0] * sequences
+        self.batch = llama_cpp.llama_batch_init(max(sequences, 512), 0, 1)
+
+    def _decode_batch(self, rows):
+        """Compute `rows`, triples of token, sequence and whether its logits are wanted."""
+        self.batch.n_tokens = len(rows)
+        for i, (token, sequence, wanted) in enumerate(rows):
+            self.batch.token[i] = token
+            self.batch.pos[i] = self.lengths[sequence]
+            self.batch.n_seq_id[i] = 1
+            self.batch.seq_id[i][0] = sequence
+            self.batch.logits[i] = wanted
+            self.lengths[sequence] += 1
+        status = llama_cpp.llama_decode(self.handle, self.batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode of {len(rows)} rows returned {status}")
+        llama_cpp.llama_synchronize(self.handle)
+
+    def decode_in(self, sequence, ids):
+        """Append `ids` to one of several sequences."""
+        for begin in range(0, len(ids), 512):
+            self._decode_batch([(token, sequence, False) for token in ids[begin : begin + 512]])
+
+    def decode_each(self, ids):
+        """Append one token to each of the first sequences, all in one pass, with logits."""
+        self._decode_batch([(token, sequence, True) for sequence, token in enumerate(ids)])
+
+    def truncate_to(self, sequence, length):
+        """Forget everything of one of several sequences from position `length` on."""
+        memory = llama_cpp.llama_get_memory(self.handle)
+        if not llama_cpp.llama_memory_seq_rm(memory, sequence, length, -1):
+            raise RuntimeError(f"llama.cpp cannot truncate sequence {sequence} to {length}")
+        self.lengths[sequence] = length
 
     def decode(self, ids):
         """Append `ids` to the sequence and wait until they are computed."""

@@ -5,8 +5,9 @@
     cargo build --release
     python benches/peers/llama_bench.py -m MODEL.gguf -p 16,32,128 -n 32 -d 0,512 -r 5
 
-A row is `pp N` (one forward pass over N tokens, or several of the batch size) or `tg N` (N tokens
-one at a time) at a depth: that many tokens are in the KV cache already and are not timed. The
+A row is `pp N` (one forward pass over N tokens, or several of the batch size), `tg N` (N tokens
+one at a time) or `tg N xS` (S sequences side by side, one token of each a pass, every token
+counted, as llama-batched-bench counts) at a depth: that many tokens are in the KV cache already and are not timed. The
 engines take turns within each repetition, because clocks and neighbours drift; the ratio of a row
 is taken within a repetition, and its median is given with the least and the greatest. Of llama.cpp
 the better of flash attention on and off counts, row by row. `--only llama` needs no forerun
@@ -35,21 +36,33 @@ class Row(NamedTuple):
     prompt_len: int
     generate_len: int
     depth: int
+    sequences: int = 1
 
     def name(self):
         """The row as llama-bench writes it."""
         kind = f"pp{self.prompt_len}" if self.prompt_len else f"tg{self.generate_len}"
+        kind += f" x{self.sequences}" if self.sequences > 1 else ""
         return f"{kind} @ d{self.depth}" if self.depth else kind
 
     def token_count(self):
         """Tokens computed while the clock runs."""
-        return self.prompt_len or self.generate_len
+        return (self.prompt_len or self.generate_len) * self.sequences
+
+    def sequence_len(self):
+        """Tokens of each sequence at the end."""
+        return self.depth + (self.prompt_len or self.generate_len)
 
 
 def rows_of(args):
     """Every asked combination, generations after prompts, as `forerun bench` orders them."""
     prompts = [Row(p, 0, d) for d in args.depths for p in args.prompts if p]
-    generations = [Row(0, n, d) for d in args.depths for n in args.generations if n]
+    generations = [
+        Row(0, n, d, s)
+        for d in args.depths
+        for s in args.sequences
+        for n in args.generations
+        if n
+    ]
     return prompts + generations
 
 
@@ -58,10 +71,17 @@ class LlamaCpp:
 
     def __init__(self, path, rows, threads):
         model = llama.Model(path)
-        context_len = max(row.depth + row.token_count() for row in rows) + 1
+        context_len = max(row.sequence_len() for row in rows) + 1
+        sequences = max(row.sequences for row in rows)
         self.sessions = {
             setting: llama.Session(model, context_len, threads, setting)
             for setting in llama.FLASH_ATTENTION
+        }
+        # A session of several sequences holds its cache apart: one sequence alone is measured
+        # without it.
+        self.many = {
+            setting: llama.Session(model, context_len, threads, setting, sequences=sequences)
+            for setting in (llama.FLASH_ATTENTION if sequences > 1 else [])
         }
         draw = random.Random(1)
         # The lower half of a vocabulary holds ordinary tokens; special ones come last.
@@ -70,9 +90,25 @@ class LlamaCpp:
     def measure(self, rows):
         """Tokens a second by setting and row, each row timed once."""
         return {
-            setting: {row: self._rate(session, row) for row in rows}
+            setting: {
+                row: self._rate_of_many(self.many[setting], row)
+                if row.sequences > 1
+                else self._rate(session, row)
+                for row in rows
+            }
             for setting, session in self.sessions.items()
         }
+
+    def _rate_of_many(self, session, row):
+        for sequence in range(row.sequences):
+            session.truncate_to(sequence, min(session.lengths[sequence], row.depth))
+            missing = self.ids[session.lengths[sequence] : row.depth]
+            if missing:
+                session.decode_in(sequence, missing)
+        begin = time.perf_counter()
+        for token in self.ids[row.depth : row.sequence_len()]:
+            session.decode_each([token] * row.sequences)
+        return row.token_count() / (time.perf_counter() - begin)
 
     def _rate(self, session, row):
         # Whatever a session holds is a prefix of `ids`, so only the missing depth is computed.
@@ -95,12 +131,15 @@ class Forerun:
         self.command = [str(binary), "bench", "-m", str(path), "-o", "json", "-r", "1"]
         self.command += ["-p", join(args.prompts), "-n", join(args.generations)]
         self.command += ["-d", join(args.depths), "-t", str(args.threads)]
+        self.command += ["-s", join(args.sequences)]
 
     def measure(self, rows):
         """Tokens a second by row, each row timed once."""
         done = subprocess.run(self.command, stdout=subprocess.PIPE, text=True, check=True)
         rates = {
-            Row(entry["n_prompt"], entry["n_gen"], entry["n_depth"]): entry["avg_ts"]
+            Row(*(entry[f"n_{key}"] for key in ("prompt", "gen", "depth", "sequences"))): entry[
+                "avg_ts"
+            ]
             for entry in json.loads(done.stdout)
         }
         return {row: rates[row] for row in rows}
@@ -186,6 +225,7 @@ def parse_args():
     parser.add_argument("-p", "--prompts", type=numbers, default=[16, 32, 128])
     parser.add_argument("-n", "--generations", type=numbers, default=[32])
     parser.add_argument("-d", "--depths", type=numbers, default=[0, 512])
+    parser.add_argument("-s", "--sequences", type=numbers, default=[1])
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count())
     parser.add_argument("-r", "--repetitions", type=int, default=5)
     parser.add_argument("--forerun", type=Path, default=ROOT / "target/release/forerun")
