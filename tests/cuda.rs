@@ -16,6 +16,8 @@ mod device;
 mod emulator;
 #[path = "device_ops/harness.rs"]
 mod harness;
+#[path = "common/models.rs"]
+mod models;
 #[path = "common/peers.rs"]
 mod peers;
 #[path = "device_ops/probes.rs"]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test reports and may panic")]
 
+#[path = "common/models.rs"]
+mod models;
 #[path = "common/peers.rs"]
 mod peers;
 
@@ -222,7 +224,7 @@ const PEER_LIMITS: PassLimits = PassLimits { rows: 256, full_rows: 16, positions
 impl Peer {
     /// None where the model is not on this machine.
     fn find(name: &str) -> Option<Self> {
-        let path = peers::model_path(name)?;
+        let path = models::model_path(name)?;
         let file = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(format!("tests/fixtures/llama_cpp/{name}.json"));
         let golden = fs::read_to_string(file).expect("llama.cpp's texts");

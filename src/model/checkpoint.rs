@@ -201,6 +201,11 @@ impl Checkpoint {
         })
     }
 
+    /// Gives back the pages of the files that were read, see [`FileBytes::release`].
+    pub fn release(&self) {
+        self.files.iter().for_each(FileBytes::release);
+    }
+
     /// What to build the tokenizer from.
     ///
     /// # Errors

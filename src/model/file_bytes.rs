@@ -43,6 +43,20 @@ impl FileBytes {
         let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
         Ok(Self(Storage::Mapped(mapped)))
     }
+
+    /// Gives the pages that were read back to the system, which keeps them in its file cache: they
+    /// no longer count as memory of this process, and come back when they are read again.
+    pub fn release(&self) {
+        #[cfg(target_os = "linux")]
+        if let Storage::Mapped(mapped) = &self.0 {
+            // SAFETY: the mapping is of a file and nobody writes to it, so what is dropped is
+            // read again, with the same bytes, by whoever looks.
+            if let Err(e) = unsafe { mapped.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) } {
+                // Only a matter of how memory is counted.
+                tracing::debug!("pages of a model file stay: {e}");
+            }
+        }
+    }
 }
 
 impl Deref for FileBytes {

@@ -42,19 +42,20 @@ impl<D: Device> Weights<D> {
     ) -> Result<Self, LoadError> {
         let architecture = checkpoint.architecture();
         let mut loader = Loader { device, checkpoint, progress };
-        let layers = (0..architecture.layers)
-            .map(|l| loader.layer(architecture, l))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            embed: loader.matrix(TensorName::Embed)?,
-            head: if architecture.tied_head {
-                None
-            } else {
-                Some(loader.matrix(TensorName::Head)?)
-            },
-            final_norm: loader.vector(TensorName::FinalNorm)?,
-            layers,
-        })
+        // The device has its own copy: what was read of the file would count as memory twice. So
+        // the largest tensors come first, while there is nothing else.
+        let embed = loader.matrix(TensorName::Embed)?;
+        checkpoint.release();
+        let head = (!architecture.tied_head).then(|| loader.matrix(TensorName::Head));
+        let head = head.transpose()?;
+        checkpoint.release();
+        let layers = (0..architecture.layers).map(|l| {
+            let layer = loader.layer(architecture, l);
+            checkpoint.release();
+            layer
+        });
+        let layers = layers.collect::<Result<_, _>>()?;
+        Ok(Self { embed, head, final_norm: loader.vector(TensorName::FinalNorm)?, layers })
     }
 
     /// Bytes that [`Weights::load`] will take from `device`.

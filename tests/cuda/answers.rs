@@ -5,7 +5,8 @@
 
 use crate::device::full;
 use crate::emulator::{kernels, options};
-use crate::peers::{model_path, top2_gap};
+use crate::models::model_path;
+use crate::peers::top2_gap;
 use crate::problems::questions;
 use forerun::device::KvType;
 use forerun::device::cpu::{CpuDevice, CpuOptions};
