@@ -136,6 +136,9 @@ fn a_streamed_reply_is_the_unary_one_in_pieces() {
         json!({"model": "tiny-draft", "separate_reasoning": true, "max_tokens": 25}),
         json!({"model": "tiny-base", "logprobs": true, "top_logprobs": 2, "stop": ["="]}),
         json!({"forerun": {"policy": "draft"}, "stop": "\\boxed"}),
+        json!({"logprobs": true, "top_logprobs": 2}),
+        json!({"logprobs": true, "forerun": {"policy": "base", "token_budget": 20}}),
+        json!({"response_format": {"type": "json_object"}, "max_tokens": 150, "logprobs": true}),
     ] {
         let unary = chat(at, body.clone());
         let mut streamed = with_question(body.clone());
@@ -276,9 +279,20 @@ fn what_is_wrong_is_a_400_that_names_the_field() {
         (json!({"messages": long}), "messages"),
         (json!({"model": "tiny-base", "messages": long}), "messages"),
         (json!({"model": 5}), "model"),
-        (json!({"tools": [{"type": "function"}]}), "tools"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
-        (json!({"logprobs": true}), "logprobs"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+        (json!({"tools": [{"type": "retrieval"}]}), "tools[0].type"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"response_format": {"type": "yaml"}}), "response_format.type"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema":
+            {"type": "nonsense"}}}}),
+            "response_format",
+        ),
+        (json!({"logprobs": true, "forerun": {"policy": "draft"}}), "logprobs"),
+        (json!({"logprobs": true, "forerun": {"answer_by": "draft"}}), "logprobs"),
+        (json!({"chat_template_kwargs": {"enable_thinking": false}}), "chat_template_kwargs"),
+        (json!({"priority": 0.5}), "priority"),
+        (json!({"timeout_ms": "soon"}), "timeout_ms"),
         (json!({"model": "tiny-base", "logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"model": "tiny-base", "top_logprobs": 3}), "top_logprobs"),
         (json!({"logit_bias": {"99999": 1}}), "logit_bias"),
@@ -655,6 +669,9 @@ fn metrics_add_up() {
     }
     assert_eq!(metric(at, "request_success_total{finished_reason=\"length\"}"), 1.0);
 }
+
+#[path = "serve/formats.rs"]
+mod formats;
 
 #[cfg(unix)]
 mod program {
