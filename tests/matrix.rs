@@ -78,7 +78,7 @@ fn body(row: &Row, index: usize, questions: &[String]) -> Value {
     // Who finds the beginning of the prompt in the cache asks what all such requests ask.
     let question = if cache == 1 { &questions[0] } else { &questions[1 + index] };
     let mut body = json!({"messages": [{"role": "user", "content": question}], "seed": index,
-        "max_tokens": 120, "n": [1, 3][n], "temperature": [0.0, 0.8, 0.0][sampling]});
+        "max_tokens": 120, "n": ([1, 3][n]), "temperature": ([0.0, 0.8, 0.0][sampling])});
     match who {
         0 => body["model"] = json!("tiny-base"),
         1 => body["model"] = json!("tiny-draft"),
@@ -172,8 +172,13 @@ fn ask(at: SocketAddr, mut body: Value, stream: bool) -> Value {
             usage = event["usage"].clone();
         }
     }
-    // What lay in the cache is nobody's promise.
+    // What lay in the cache is nobody's promise, and where a stop string ends a reply the pair is
+    // told to stop, which takes it a step.
     usage["prompt_tokens_details"] = Value::Null;
+    if body.get("stop").is_some() {
+        usage["completion_tokens_details"]["wasted_tokens"] = Value::Null;
+        choices.iter_mut().for_each(|choice| choice.3[1] = Value::Null);
+    }
     json!([choices, usage])
 }
 

@@ -70,7 +70,7 @@ fn a_plain_completion_follows_its_schema_from_the_first_token() {
         assert!(is_an_answer(choice["text"].as_str().expect("text")), "{choice}");
     }
     let cut = json!({"model": "tiny-base", "prompt": "3 + 4 =", "temperature": 0,
-        "max_tokens": 4, "response_format": {"type": "json_object"}});
+        "max_tokens": 4, "response_format": answer_schema()});
     let cut = ok(at, "/v1/completions", &cut);
     assert!(cut["choices"][0]["text"].as_str().expect("text").starts_with('{'), "{cut}");
     assert_eq!(cut["choices"][0]["finish_reason"], "length");
