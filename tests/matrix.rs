@@ -193,7 +193,14 @@ fn every_two_features_together_change_nothing_but_what_they_are_for() {
         bodies.iter().map(|body| ask(at, body.clone(), false)).collect()
     };
     let servers = [serve(false), serve(true)];
+    // Came first, grow to the end of the context, and fill the small pool.
+    let long = json!({"model": "tiny-base", "prompt": "1 + 1", "max_tokens": 400, "n": 8,
+        "ignore_eos": true});
     let together: Vec<Value> = std::thread::scope(|scope| {
+        scope.spawn(|| exchange(servers[1], "POST", "/v1/completions", &long.to_string()));
+        while exchange(servers[1], "GET", "/metrics", "").contains("num_requests_running 0\n") {
+            std::thread::yield_now();
+        }
         let start = |(row, body): (&Row, &Value)| {
             let (at, stream, body) = (servers[row[5]], row[1] == 1, body.clone());
             scope.spawn(move || ask(at, body, stream))
