@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 const REQUESTS: usize = 64;
 
+/// Sends the request of this number.
+type Ask<'a> = dyn Fn(&Engine, u64) -> Events + 'a;
+
 /// Ordinary tokens, and every so often the one that ends a step.
 struct Idle {
     texts: Vec<TokenId>,
@@ -202,7 +205,7 @@ fn engine() -> Engine {
 /// Keeps the engine busy with as many requests as it works on at once.
 struct Busy<'a> {
     engine: &'a Engine,
-    ask: &'a dyn Fn(&Engine, u64) -> Events,
+    ask: &'a Ask<'a>,
     asked: u64,
     running: Vec<Events>,
 }
@@ -254,7 +257,7 @@ fn steps(criterion: &mut Criterion) {
         let completion = Completion::new(Role::Base, Prompt::Text(question.into()));
         engine.complete(&Completion { sampling, ..completion }).expect("room")
     };
-    let kinds: [(&str, &dyn Fn(&Engine, u64) -> Events); 3] =
+    let kinds: [(&str, &Ask<'_>); 3] =
         [("specreason", &pair), ("base", &base), ("completion, sampled", &sampled)];
     for (name, ask) in kinds {
         let mut busy = Busy { engine: &engine, ask, asked: 0, running: vec![] };

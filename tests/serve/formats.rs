@@ -102,8 +102,7 @@ fn the_pair_tells_of_every_token_what_the_base_makes_of_it() {
     for entry in &entries {
         assert_eq!(entry["top_logprobs"].as_array().map(Vec::len), Some(3), "{entry}");
     }
-    let mut checked = 0;
-    for (entry, id) in entries.iter().zip(reply.ids) {
+    for (checked, (entry, id)) in entries.iter().zip(reply.ids).enumerate() {
         // Every fifth: each is a forward pass over the whole text.
         if checked % 5 == 0 {
             let row = logits(&ids);
@@ -115,7 +114,6 @@ fn the_pair_tells_of_every_token_what_the_base_makes_of_it() {
             let top = entry["top_logprobs"][0]["logprob"].as_f64().expect("a number");
             assert!((top - (f64::from(best) - z.ln())).abs() < 1e-3, "token {checked}");
         }
-        checked += 1;
         ids.push(id);
     }
 }
