@@ -70,6 +70,9 @@ pub enum TextError {
     /// A judge file that cannot be used.
     #[error("judge: {0}")]
     Judge(String),
+    /// A grammar or schema that replies cannot be held to.
+    #[error("grammar: {0}")]
+    Grammar(String),
 }
 
 /// The device: memory, kernels, non-finite results.
@@ -187,6 +190,12 @@ pub enum RequestError {
         id: u32,
         /// Its text.
         text: String,
+    },
+    /// It was not done within the time it was given.
+    #[error("not done within {timeout_ms} ms; ask for less or raise the timeout")]
+    TimedOut {
+        /// From submission on.
+        timeout_ms: u64,
     },
     /// The engine is gone.
     #[error("the engine has stopped: {0}")]

@@ -136,6 +136,9 @@ fn a_streamed_reply_is_the_unary_one_in_pieces() {
         json!({"model": "tiny-draft", "separate_reasoning": true, "max_tokens": 25}),
         json!({"model": "tiny-base", "logprobs": true, "top_logprobs": 2, "stop": ["="]}),
         json!({"forerun": {"policy": "draft"}, "stop": "\\boxed"}),
+        json!({"logprobs": true, "top_logprobs": 2}),
+        json!({"logprobs": true, "forerun": {"policy": "base", "token_budget": 20}}),
+        json!({"response_format": {"type": "json_object"}, "max_tokens": 150, "logprobs": true}),
     ] {
         let unary = chat(at, body.clone());
         let mut streamed = with_question(body.clone());
@@ -276,9 +279,20 @@ fn what_is_wrong_is_a_400_that_names_the_field() {
         (json!({"messages": long}), "messages"),
         (json!({"model": "tiny-base", "messages": long}), "messages"),
         (json!({"model": 5}), "model"),
-        (json!({"tools": [{"type": "function"}]}), "tools"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
-        (json!({"logprobs": true}), "logprobs"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+        (json!({"tools": [{"type": "retrieval"}]}), "tools[0].type"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"response_format": {"type": "yaml"}}), "response_format.type"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema":
+            {"type": "nonsense"}}}}),
+            "response_format",
+        ),
+        (json!({"logprobs": true, "forerun": {"policy": "draft"}}), "logprobs"),
+        (json!({"logprobs": true, "forerun": {"answer_by": "draft"}}), "logprobs"),
+        (json!({"chat_template_kwargs": {"enable_thinking": false}}), "chat_template_kwargs"),
+        (json!({"priority": 0.5}), "priority"),
+        (json!({"timeout_ms": "soon"}), "timeout_ms"),
         (json!({"model": "tiny-base", "logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"model": "tiny-base", "top_logprobs": 3}), "top_logprobs"),
         (json!({"logit_bias": {"99999": 1}}), "logit_bias"),
@@ -599,6 +613,7 @@ fn without_the_key_every_route_but_health_is_refused() {
     for (method, path) in [
         ("GET", "/v1/models"),
         ("GET", "/metrics"),
+        ("GET", "/openapi.json"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"),
         ("POST", "/tokenize"),
@@ -616,6 +631,43 @@ fn without_the_key_every_route_but_health_is_refused() {
     assert_eq!(get(at, "/health").status, 200);
     let key = "Authorization: Bearer open sesame\r\n";
     assert_eq!(receive(send(at, "GET", "/v1/models", key, b"")).status, 200);
+}
+
+#[test]
+fn pages_of_other_origins_may_ask_where_they_are_named_and_nowhere_else() {
+    let cors = |origins: &[&str]| ServerOptions {
+        listen: vec![port(None)],
+        api_key: Some("open sesame".into()),
+        cors_origins: origins.iter().map(|o| (*o).to_owned()).collect(),
+        ..ServerOptions::default()
+    };
+    let (a, b) = ("https://a.example", "https://b.example");
+    for (origins, asks, allowed) in
+        [(&[][..], a, None), (&[a][..], a, Some(a)), (&[a], b, None), (&["*"], b, Some("*"))]
+    {
+        let at = start(&cors(origins), 1)[0];
+        let headers = format!("Origin: {asks}\r\nAccess-Control-Request-Method: POST\r\n");
+        let preflight = receive(send(at, "OPTIONS", "/v1/chat/completions", &headers, b""));
+        let health = receive(send(at, "GET", "/health", &headers, b""));
+        for response in [preflight, health] {
+            let lines = response.head.lines();
+            let mut found = lines.filter_map(|l| l.strip_prefix("access-control-allow-origin: "));
+            assert_eq!(found.next(), allowed, "{origins:?} {asks}: {}", response.head);
+        }
+    }
+}
+
+#[test]
+fn every_documented_address_is_there() {
+    let [at, ..] = shared();
+    let document = get(at, "/openapi.json").json();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        let path = path.replace("{name}", "tiny");
+        for method in methods.as_object().expect("methods").keys() {
+            let response = receive(send(at, &method.to_uppercase(), &path, "", b"{}"));
+            assert!([200, 400].contains(&response.status), "{method} {path}: {}", response.body);
+        }
+    }
 }
 
 #[test]
@@ -655,6 +707,9 @@ fn metrics_add_up() {
     }
     assert_eq!(metric(at, "request_success_total{finished_reason=\"length\"}"), 1.0);
 }
+
+#[path = "serve/formats.rs"]
+mod formats;
 
 #[cfg(unix)]
 mod program {
@@ -732,6 +787,33 @@ mod program {
         }
         signal(&child, "TERM");
         assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    }
+
+    #[test]
+    fn log_lines_are_json_objects_when_asked() {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_forerun"))
+            .args(["serve", "--port", "0", "--log-json"])
+            .env_clear()
+            .env("FORERUN_LOG", "forerun=info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+        out.read_line(&mut line).expect("a line");
+        let address = line.split_whitespace().nth(2).and_then(|url| url.strip_prefix("http://"));
+        let at: SocketAddr = address.and_then(|a| a.parse().ok()).expect("an address");
+        let reply = chat(at, json!({"max_tokens": 9}));
+        signal(&child, "TERM");
+        let output = child.wait_with_output().expect("it ends");
+        let log = String::from_utf8(output.stderr).expect("UTF-8");
+        let lines: Vec<Value> = log.lines().map(|l| l.parse().expect("JSON")).collect();
+        let replied: Vec<_> = lines.iter().filter(|l| l["message"] == "replied").collect();
+        assert_eq!(replied.len(), 1, "one line per request: {log}");
+        assert_eq!(replied[0]["prompt_tokens"], reply["usage"]["prompt_tokens"]);
+        assert_eq!(replied[0]["finish"], "length");
     }
 
     #[test]

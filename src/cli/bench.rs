@@ -14,14 +14,24 @@ use crate::engine::DeviceChoice;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::{PassLimits, Solo};
 use anyhow::{Result, bail};
-use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 
+/// What else can be measured.
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Measure a server under load: any that speaks OpenAI's protocol
+    Serve(Box<super::bench_serve::BenchServeArgs>),
+}
+
 /// Flags of the verb, with llama-bench's letters.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<What>,
     /// A folder, a .gguf file, a hub id or a catalogue name
     #[arg(short = 'm', long, value_name = "M", default_value = "tiny-base")]
     #[arg(env = "FORERUN_MODEL", hide_env_values = true)]
@@ -75,6 +85,9 @@ pub(super) struct BenchArgs {
 impl BenchArgs {
     /// Measures every row and prints the table.
     pub(super) fn run(&self) -> Result<()> {
+        if let Some(What::Serve(load)) = &self.what {
+            return load.run();
+        }
         let sizes = |list: &[u32]| list.iter().map(|n| *n as usize).collect::<Vec<_>>();
         let depths = sizes(&self.n_depth);
         let (prompts, generations) = (sizes(&self.n_prompt), sizes(&self.n_gen));

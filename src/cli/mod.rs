@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod bench_serve;
 mod devices;
 mod eval;
 mod inspect;
@@ -81,7 +82,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
-    match start_log(cli.verbose).and_then(|()| dispatch(cli.verb)) {
+    #[cfg(feature = "serve")]
+    let json = matches!(&cli.verb, Verb::Serve(args) if args.server.log_json);
+    #[cfg(not(feature = "serve"))]
+    let json = false;
+    match start_log(cli.verbose, json).and_then(|()| dispatch(cli.verb)) {
         Ok(code) => code,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -167,20 +172,24 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn start_log(verbose: bool) -> Result<()> {
+/// Log lines go to standard error: short ones for people, or a JSON object each.
+fn start_log(verbose: bool, json: bool) -> Result<()> {
     let filter = match std::env::var("FORERUN_LOG") {
         Ok(directives) if !directives.is_empty() => {
             EnvFilter::try_new(&directives).with_context(|| format!("FORERUN_LOG={directives}"))?
         }
         _ => EnvFilter::new(if verbose { "forerun=info" } else { "forerun=warn" }),
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .without_time()
-        .init();
+        .with_ansi(!json && std::io::stderr().is_terminal())
+        .with_target(false);
+    if json {
+        log.json().flatten_event(true).init();
+    } else {
+        log.without_time().init();
+    }
     Ok(())
 }
 

@@ -25,13 +25,13 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
 }
 
 /// Where and for whom the server is there.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
-struct ServerArgs {
+pub(super) struct ServerArgs {
     /// Host of every port that names none; 0.0.0.0 is every network of this machine
     #[arg(long, value_name = "HOST", default_value = config::SERVE_HOST)]
     #[arg(env = "FORERUN_HOST", hide_env_values = true)]
@@ -49,6 +49,10 @@ struct ServerArgs {
     /// Key every request but those to /health has to carry
     #[arg(long, value_name = "KEY", env = "FORERUN_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
+    /// Origin whose web pages may ask, such as https://example.org, or * for all; repeatable
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(env = "FORERUN_CORS_ORIGIN", hide_env_values = true)]
+    cors_origin: Vec<String>,
     /// Requests worked on at the same time
     #[arg(long, value_name = "N", default_value_t = config::SEQUENCES_MAX)]
     #[arg(env = "FORERUN_MAX_NUM_SEQS", hide_env_values = true)]
@@ -67,6 +71,10 @@ struct ServerArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = config::DRAIN_S)]
     #[arg(env = "FORERUN_DRAIN_SECONDS", hide_env_values = true)]
     drain_seconds: u64,
+    /// Log lines as JSON objects, with their time
+    #[arg(long, value_parser = FalseyValueParser::new())]
+    #[arg(env = "FORERUN_LOG_JSON", hide_env_values = true)]
+    pub(super) log_json: bool,
     /// Take requests without having run one
     #[arg(long, value_parser = FalseyValueParser::new())]
     #[arg(env = "FORERUN_NO_WARMUP", hide_env_values = true)]
@@ -86,6 +94,7 @@ impl ServerArgs {
             host: self.host.clone(),
             listen,
             api_key: self.api_key.clone(),
+            cors_origins: self.cors_origin.clone(),
             served_model_name: self.served_model_name.clone(),
             body_bytes_max: bytes.context("--max-body-bytes")?.unwrap_or(config::BODY_BYTES_MAX),
             places: self.max_num_seqs + self.max_queued_requests,

@@ -125,6 +125,7 @@ impl<W: Write> Transcript<W> {
             Event::RolledBack { to } => self.roll_back(*to),
             Event::Note(note) => self.note(note)?,
             Event::Finished(reply) => self.finish(reply)?,
+            Event::Logprobs { .. } => {}
             Event::Failed(_) => self.end_line()?,
         }
         self.out.flush()

@@ -1,24 +1,22 @@
-//! From tasks to a ragged batch, and from its results back to outcomes.
+//! From tasks to a ragged batch.
 //!
-//! For every task: how many rows it still has to feed, the rows a grant turns into, and what their
-//! results mean. A decode feeds what its model has not seen and draws from the last row; further
+//! For every task: how many rows it still has to feed, and the rows a grant turns into. A decode
+//! feeds what its model has not seen and draws from the last row; further
 //! passes of a chain feed what the pass before drew, so a decode runs ahead of the host by some
 //! tokens, and those beyond its end are forgotten again ([`Live::forget_ahead`]). A scoring feeds
 //! the same rows and then its suffix, which attends to the branch's table and writes to its own.
-//! Read next: [`super::runner`].
+//! Read next: [`super::results`], what comes back.
 
-use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary, release_task};
-use super::request::TokenLogprob;
+use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary};
+use super::logprobs::rows_to_tell;
 use crate::device::{
-    Drawn, FedRow, HeadKind, HeadResult, HeadRow, Mask, PageCopy, RaggedBatch, Results, RowGroup,
-    SampleRow, Span,
+    Drawn, FedRow, HeadKind, HeadRow, Mask, PageCopy, RaggedBatch, RowGroup, SampleRow, Span,
 };
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
-use crate::policy::command::TokenStats;
-use crate::policy::{Outcome, ScoreSpan, StopCause};
-use crate::sample::{Key, Purpose, Sampled};
+use crate::policy::ScoreSpan;
+use crate::sample::{Key, Purpose, SamplingParams};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
 use std::ops::Range;
@@ -35,22 +33,34 @@ pub(super) struct Slot {
     pub(super) prompt_rows: usize,
     phase: Phase,
     /// Log-probability heads.
-    logprobs: Range<usize>,
-    /// The row of the logits buffer whose likeliest tokens are wanted, and how many.
-    pub(super) alternatives: Option<(usize, usize)>,
-    read: Read,
+    pub(super) logprobs: Range<usize>,
+    /// Log-probability heads of tail tokens the listener is told about, and the first's index.
+    pub(super) told: (Range<usize>, u32),
+    /// Rows of the logits buffer whose likeliest tokens are wanted, and how many of them.
+    pub(super) alternatives: (Range<usize>, usize),
+    pub(super) read: Read,
 }
 
 /// Which result finishes something.
 #[derive(Clone, Copy)]
-enum Read {
+pub(super) enum Read {
     Nothing,
     Argmax(usize),
     Sample(usize),
     Labels(usize),
+    /// Row of the logits buffer the host draws from.
+    Constrained(usize),
 }
 
 impl Slot {
+    /// The row of logits from which the host draws a token under a grammar.
+    pub(super) fn constrained(&self) -> Option<usize> {
+        match self.read {
+            Read::Constrained(row) => Some(row),
+            _ => None,
+        }
+    }
+
     /// How the time of a pass counts: rows of the prompt apart from the rest.
     pub(super) fn shares(&self) -> [(Phase, usize); 2] {
         [(Phase::Prompt, self.prompt_rows), (self.phase, self.rows - self.prompt_rows)]
@@ -72,7 +82,8 @@ pub(super) struct Assembly {
 fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> Range<usize> {
     let (role, branch) = at;
     let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
-    let seen = pool.len(seq);
+    // A row tells the token behind it, which may have come after the row was fed.
+    let seen = pool.len(seq).min(live.first_to_tell(at).map_or(usize::MAX, |token| token - 1));
     let end = |task: &ScoreTask| prompt + task.end;
     match live.branches[&branch].tasks[role.index()].as_ref().expect("an active task") {
         // The logits at the tip come from its last token, seen or not.
@@ -98,11 +109,18 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
     live.branches.get(&branch)?.tasks[role.index()].as_ref()?;
     let seq = live.sequence(pool, role, branch);
     let feed = span_to_feed(live, pool, seq, at);
-    let mut work = Work { rows: feed.len(), full_rows: 0, arrival: live.id.0 };
+    let mut work = Work { rows: feed.len(), full: 0..0, rank: live.rank };
+    let told = rows_to_tell(live, at, &feed);
+    if live.alternatives(at) > 0 {
+        work.full = told.start - feed.start..told.end - feed.start;
+    }
     match live.branches[&branch].tasks[role.index()].as_ref()? {
-        Task::Decode(task) => work.full_rows = usize::from(!is_plain_greedy(task)),
         Task::Score(task) => work.rows += task.score.suffix.len() - pool.len(task.scratch),
-        Task::Span { .. } => {}
+        Task::Decode(task) if !is_plain_greedy(task) || live.branches[&branch].guard.is_some() => {
+            let first = if work.full.is_empty() { feed.len() - 1 } else { work.full.start };
+            work.full = first..feed.len();
+        }
+        Task::Decode(_) | Task::Span { .. } => {}
     }
     Some(work)
 }
@@ -110,8 +128,10 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
 /// Whether the host has to look at logits before the next pass replaces them.
 pub(super) fn wants_logits(live: &Live, (role, branch): (Role, BranchId)) -> bool {
     match live.branches.get(&branch).and_then(|b| b.tasks[role.index()].as_ref()) {
-        Some(Task::Decode(task)) => task.decode.want.alternatives > 0,
-        _ => false,
+        Some(Task::Decode(task)) if task.decode.want.alternatives > 0 => true,
+        Some(Task::Decode(_)) if live.branches[&branch].guard.is_some() => true,
+        Some(_) => live.alternatives((role, branch)) > 0,
+        None => false,
     }
 }
 
@@ -136,11 +156,14 @@ impl Assembly {
         self.passes.iter().map(|(batch, _)| batch.rows()).sum()
     }
 
-    fn batch(&mut self, pass: usize) -> &mut RaggedBatch {
+    pub(super) fn batch(&mut self, pass: usize) -> &mut RaggedBatch {
         &mut self.passes[pass].0
     }
 
     /// Adds `rows` rows of the task in flight on `at`.
+    ///
+    /// # Errors
+    /// [`RequestError::Kv`] if there are no pages for them; then nothing was added.
     pub(super) fn add(
         &mut self,
         live: &mut Live,
@@ -164,6 +187,10 @@ impl Assembly {
         }
         let logprobs = self.logprob_heads(live, vocabulary, at, first_row, &fed)?;
         let prompt = live.prompts[role.index()].len();
+        let tell = rows_to_tell(live, at, &feed);
+        let tell = tell.start..tell.end.min(fed.end).max(tell.start);
+        let told =
+            self.told_heads(live, vocabulary, at, &tell, first_row + tell.start - fed.start)?;
         let mut slot = Slot {
             request: live.id,
             branch,
@@ -172,19 +199,30 @@ impl Assembly {
             prompt_rows: fed.end.min(prompt).saturating_sub(fed.start),
             phase: Phase::Score,
             logprobs,
-            alternatives: None,
+            told: (told, (tell.start + 1).saturating_sub(prompt) as u32),
+            alternatives: self.told_rows(live.alternatives(at), &tell, first_row, fed.start),
             read: Read::Nothing,
         };
+        let bound = live.is_bound(branch, vocabulary);
         let task = live.branches[&branch].tasks[role.index()].as_ref().expect("an active task");
         match task {
             Task::Decode(task) => {
                 slot.phase = task.decode.phase;
                 if fed.end == feed.end {
                     let row = self.batch(0).rows() - 1;
-                    slot.read = self.draw(0, live, task, at, row);
+                    slot.read = if bound {
+                        let logits_row = self.batch(0).full_rows();
+                        self.batch(0).heads.push(HeadRow { row, kind: HeadKind::Full });
+                        Read::Constrained(logits_row)
+                    } else {
+                        self.draw(0, live, task, at, row)
+                    };
                     let wanted = task.decode.want.alternatives as usize;
-                    let full_row = self.batch(0).full_rows().checked_sub(1);
-                    slot.alternatives = full_row.filter(|_| wanted > 0).map(|row| (row, wanted));
+                    if wanted > 0 {
+                        // The row it draws from is the last; those that tell come before it.
+                        let end = self.batch(0).full_rows();
+                        slot.alternatives = (end - 1 - slot.alternatives.0.len()..end, wanted);
+                    }
                     return self.add_ahead(slot, live, task, at, pool, seq);
                 }
             }
@@ -197,7 +235,15 @@ impl Assembly {
                         .map(|id| vocabulary.to_model(role, *id))
                         .collect::<Result<_, _>>()?;
                     let tables = (task.scratch, Some(seq));
-                    self.push_group(0, pool, tables, &ids, feed.end + done)?;
+                    match self.push_group(0, pool, tables, &ids, feed.end + done) {
+                        // The suffix waits for pages; what comes before it need not.
+                        Err(RequestError::Kv(_)) if !fed.is_empty() => {
+                            slot.rows = fed.len();
+                            self.passes[0].1.push(slot);
+                            return Ok(());
+                        }
+                        pushed => pushed?,
+                    }
                 }
                 if done + suffix.len() == task.score.suffix.len() {
                     let labels = task.score.labels.iter();
@@ -231,16 +277,26 @@ impl Assembly {
         // Penalties look at tokens only the host will know.
         let known = task.decode.sampling.needs_history();
         let limit = (task.decode.until.limit as usize).saturating_sub(len - task.start as usize);
-        let most = if known { 1 } else { self.run_ahead };
+        // The next token may be the first a grammar binds.
+        let guarded = live.branches[&branch].guard.is_some();
+        let most = if known || guarded { 1 } else { self.run_ahead };
         let draws = most.min(limit).min(live.tail_max - len).max(1);
         let position = live.total(role, branch);
+        let mut last = 0;
         for pass in 1..draws {
+            // Nobody has to make room for tokens that may be thrown away.
+            if pool.pages_needed(seq, 1) > pool.available_pages() {
+                break;
+            }
             let drawn = match slot.read {
                 Read::Argmax(head) => Drawn::Head(head),
                 Read::Sample(sample) => Drawn::Sample(sample),
-                Read::Nothing | Read::Labels(_) => unreachable!("a decode that draws"),
+                Read::Nothing | Read::Labels(_) | Read::Constrained(_) => {
+                    unreachable!("a decode that draws on the device")
+                }
             };
-            let next = Slot { rows: 1, prompt_rows: 0, logprobs: 0..0, alternatives: None, ..slot };
+            let (logprobs, told, alternatives) = (0..0, (0..0, 0), (0..0, 0));
+            let next = Slot { rows: 1, prompt_rows: 0, logprobs, told, alternatives, ..slot };
             self.passes[pass - 1].1.push(slot);
             slot = next;
             if self.passes.len() == pass {
@@ -250,8 +306,9 @@ impl Assembly {
             self.push_group(pass, pool, (seq, None), &[TokenId(0)], position + pass - 1)?;
             self.batch(pass).fed.push(FedRow { row, drawn });
             slot.read = self.draw(pass, live, task, at, row);
+            last = pass;
         }
-        self.passes[draws - 1].1.push(slot);
+        self.passes[last].1.push(slot);
         Ok(())
     }
 
@@ -338,13 +395,7 @@ impl Assembly {
         } else {
             (vec![], vec![])
         };
-        let key = Key {
-            seed: params.seed,
-            branch,
-            position: (tail.len() + pass) as u32,
-            role,
-            purpose: Purpose::Draw,
-        };
+        let key = key(&params, at, tail.len() + pass);
         let logits_row = batch.full_rows();
         batch.heads.push(HeadRow { row, kind: HeadKind::Full });
         batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
@@ -352,132 +403,7 @@ impl Assembly {
     }
 }
 
-/// What a slot's results mean for its request: an outcome when its task is complete.
-/// `alternatives` are those the slot wanted.
-pub(super) fn read(
-    slot: &Slot,
-    role: Role,
-    live: &mut Live,
-    pool: &mut Pool,
-    vocabulary: &Vocabulary,
-    results: &Results,
-    alternatives: Vec<(TokenId, f32)>,
-) -> Result<Option<Outcome>, RequestError> {
-    let branch = slot.branch;
-    let new = results.heads[slot.logprobs.clone()].iter().map(|head| match head {
-        HeadResult::LogProb(p) => *p,
-        other => unreachable!("a log-probability head returned {other:?}"),
-    });
-    let tail = live.branches.get_mut(&branch).expect("live branch");
-    let task = tail.tasks[role.index()].as_mut().expect("an active task");
-    match (task, &slot.read) {
-        (Task::Decode(_), Read::Argmax(i)) => {
-            let HeadResult::Argmax { id, .. } = results.heads[*i] else {
-                unreachable!("an argmax head returned something else")
-            };
-            drawn(live, pool, (role, branch), id, None, vocabulary)
-        }
-        (Task::Decode(_), Read::Sample(i)) => {
-            let sampled = &results.samples[*i];
-            let told = Some((sampled, alternatives));
-            drawn(live, pool, (role, branch), sampled.id, told, vocabulary)
-        }
-        (Task::Score(task), read) => {
-            task.logprobs.extend(new);
-            let Read::Labels(i) = read else { return Ok(None) };
-            let HeadResult::Labels(probs) = &results.heads[*i] else {
-                unreachable!("a label head returned something else")
-            };
-            let logprobs = std::mem::take(&mut task.logprobs);
-            let done = tail.tasks[role.index()].take().expect("just seen");
-            release_task(pool, &done);
-            Ok(Some(Outcome::Scored { branch, role, probs: probs.clone(), logprobs }))
-        }
-        (Task::Span { range, logprobs }, _) => {
-            logprobs.extend(new);
-            if logprobs.len() < range.len() {
-                return Ok(None);
-            }
-            let logprobs = std::mem::take(logprobs);
-            tail.tasks[role.index()] = None;
-            Ok(Some(Outcome::Spanned { branch, role, logprobs }))
-        }
-        (Task::Decode(_), _) => Ok(None),
-    }
-}
-
-/// Appends a drawn token and says whether the decode ends with it.
-fn drawn(
-    live: &mut Live,
-    pool: &mut Pool,
-    at: (Role, BranchId),
-    own_id: TokenId,
-    sampled: Option<(&Sampled, Vec<(TokenId, f32)>)>,
-    vocabulary: &Vocabulary,
-) -> Result<Option<Outcome>, RequestError> {
-    let (role, branch) = at;
-    let id = vocabulary.read_from(role, own_id)?;
-    let tells = match live.branches[&branch].tasks[role.index()].as_ref() {
-        Some(Task::Decode(task)) => task.decode.want.logprob,
-        _ => false,
-    };
-    let (sampled, alternatives) = sampled.map_or((None, vec![]), |(s, a)| (Some(s), a));
-    let logprob = sampled.filter(|_| tells).map(|s| s.logprob);
-    let logprobs = logprob.map(|logprob| TokenLogprob { logprob, alternatives });
-    live.append(branch, &[id], role.into(), logprobs.into_iter().collect(), vocabulary);
-    let tail_max = live.tail_max;
-    let tail = live.branches.get_mut(&branch).expect("live branch");
-    let len = tail.ids.len();
-    let Some(Task::Decode(task)) = tail.tasks[role.index()].as_mut() else {
-        unreachable!("only a decode draws")
-    };
-    let want = task.decode.want;
-    if let (true, Some(s)) = (want.any(), sampled) {
-        task.stats.push(TokenStats {
-            entropy: want.entropy.then_some(s.entropy_nats),
-            top1: want.top1.then_some(s.top1_prob),
-            logprob: want.logprob.then_some(s.logprob),
-        });
-    }
-    let cause = stop_cause(task, id, sampled, len, vocabulary)
-        .or_else(|| (len >= tail_max).then_some(StopCause::Context));
-    let Some(stop) = cause else {
-        // Two ids of a model may be one id of the tail. What the model sees is the tail's.
-        if vocabulary.to_model(role, id)? != own_id {
-            live.forget_ahead(pool, at, 1);
-        }
-        return Ok(None);
-    };
-    let range = task.start..len as u32;
-    let stats = std::mem::take(&mut task.stats);
-    tail.tasks[role.index()] = None;
-    live.forget_ahead(pool, at, 0);
-    Ok(Some(Outcome::Decoded { branch, role, range, stop, stats }))
-}
-
-fn stop_cause(
-    task: &mut DecodeTask,
-    id: TokenId,
-    sampled: Option<&Sampled>,
-    len: usize,
-    vocabulary: &Vocabulary,
-) -> Option<StopCause> {
-    let until = &task.decode.until;
-    if until.ids.contains(&id) {
-        return Some(StopCause::Id(id));
-    }
-    let bytes = vocabulary.tokenizer.token_bytes(id);
-    if let Some(hit) = task.matcher.push(bytes) {
-        return Some(StopCause::String(hit.string));
-    }
-    if task.sentence.push(bytes).is_some() && until.sentence_end {
-        return Some(StopCause::SentenceEnd);
-    }
-    let entropy = sampled.map(|s| s.entropy_nats);
-    let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
-    let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
-    if above || below {
-        return Some(StopCause::Entropy);
-    }
-    (len as u32 - task.start >= until.limit).then_some(StopCause::Limit)
+/// Names the random number by which `role` draws tail token `index`.
+pub(super) fn key(params: &SamplingParams, (role, branch): (Role, BranchId), index: usize) -> Key {
+    Key { seed: params.seed, branch, position: index as u32, role, purpose: Purpose::Draw }
 }

@@ -5,13 +5,14 @@
 //! opened thinking. Invariant: the ids fed are those of [`super::Engine::prompt_ids`]. Read next:
 //! [`crate::policy::Continuation`], the policy that runs it.
 
+use super::guard::Guard;
 use super::live::Submission;
 use super::prepare::Prepared;
-use super::request::{Event, Settings};
+use super::request::{Event, Settings, Urgency};
 use crate::error::{RequestError, TextError};
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::policy::{AnswerBy, Continuation, Decode, PolicyKind, Until, Want};
-use crate::sample::SamplingOverrides;
+use crate::sample::{Grammar, SamplingOverrides};
 use crate::telemetry::Phase;
 use crate::text::{Message, RenderOptions};
 use std::sync::Arc;
@@ -53,6 +54,10 @@ pub struct Completion {
     pub ignore_end_of_turn: bool,
     /// Asks for the log-probability of every token and of this many of the likeliest beside it.
     pub logprobs: Option<u32>,
+    /// What it has to follow, from its beginning or from the end of its thinking on.
+    pub grammar: Option<Grammar>,
+    /// Its turn among others.
+    pub urgency: Urgency,
 }
 
 impl Completion {
@@ -67,6 +72,8 @@ impl Completion {
             tokens_max: None,
             ignore_end_of_turn: false,
             logprobs: None,
+            grammar: None,
+            urgency: Urgency::default(),
         }
     }
 }
@@ -124,9 +131,6 @@ impl Prepared {
             return Err(RequestError::PromptTooLong { prompt: prompt.len(), role, context });
         }
         let tail_max = completion.tokens_max.map_or(room, |limit| room.min(limit as usize));
-        // One more for a partly shared last page.
-        let tokens = prompt.len() + tail_max;
-        let pages_promised = tokens.div_ceil(self.layout.page_tokens(role)) + 1;
         let kind = if role == Role::Base { PolicyKind::Base } else { PolicyKind::Draft };
         let pair = &self.pair.settings;
         let settings = Settings {
@@ -167,6 +171,8 @@ impl Prepared {
             },
             phase: Phase::Answer,
         });
+        let thinks = self.opens_thinking(role, &prompt);
+        let guard = completion.grammar.clone().map(|grammar| Guard::new(grammar, thinks));
         let mut prompts = [vec![], vec![]];
         prompts[role.index()] = prompt;
         Ok(Submission {
@@ -174,7 +180,9 @@ impl Prepared {
             prompts,
             policy: Box::new(policy),
             tail_max,
-            pages_promised,
+            urgency: completion.urgency,
+            logprobs: None,
+            guard,
             settings,
             events,
             cancelled,

@@ -5,13 +5,16 @@
 //! invariant is `watermark <= prompt + tail`, and nothing below the watermark ever changes. All of
 //! this is host state; passes are assembled in [`super::assemble`].
 
+use super::guard::Guard;
 use super::listener::Listener;
-use super::request::{Event, PhaseCost, Settings, StepReport, TokenLogprob};
+use super::progress::Progress;
+use super::request::{Event, Settings, TokenLogprob, Urgency};
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
-use crate::policy::{Command, Decode, FinishWhy, Note, Origin, Outcome, Policy, Score, Tails};
+use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Score, Tails};
+use crate::schedule::Rank;
 use crate::text::{IdMap, SentenceEnd, StopMatcher, StopStrings, Tokenizer};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -62,6 +65,8 @@ pub(super) struct Branch {
     pub(super) origins: Vec<Origin>,
     pub(super) kv: [Option<SeqId>; 2],
     pub(super) tasks: [Option<Task>; 2],
+    /// What its tokens have to follow.
+    pub(super) guard: Option<Guard>,
     /// Counts the tasks started, so that a result never reaches a task that came after its own.
     serials: [u64; 2],
 }
@@ -103,42 +108,20 @@ pub(super) struct Live {
     next_branch: u32,
     /// Tail tokens the contexts of both models have room for.
     pub(super) tail_max: usize,
-    /// Pages kept free for it, so that it never runs out.
-    pub(super) pages_promised: usize,
+    pub(super) rank: Rank,
+    pub(super) deadline: Option<Instant>,
+    /// It gave its place and its pages back and waits for them; see [`Live::park`].
+    pub(super) parked: bool,
+    /// Asks for what the base makes of every token, and for this many of the likeliest beside it.
+    pub(super) logprobs: Option<u32>,
+    /// Tail tokens of the root whose log-probabilities the listener has.
+    pub(super) told: u32,
     pub(super) settings: Settings,
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
     listener: Listener,
     pub(super) report: Progress,
     pub(super) finished: Option<Result<FinishWhy, RequestError>>,
-}
-
-/// What the reply will say, collected along the way.
-#[derive(Default)]
-pub(super) struct Progress {
-    pub(super) steps: Vec<StepReport>,
-    pub(super) accepted: u32,
-    pub(super) rewritten: u32,
-    pub(super) wasted: u32,
-    /// Prompt tokens found in the prefix cache, by role.
-    pub(super) cached: [u32; 2],
-    pub(super) cost: [PhaseCost; 6],
-    /// Tail index where the answer begins.
-    pub(super) answer_at: Option<u32>,
-    step_ms: f64,
-    step_drafted: u32,
-    step_score: Option<f32>,
-    step_logprobs: Vec<f32>,
-}
-
-impl Progress {
-    pub(super) fn add_cost(&mut self, phase: crate::telemetry::Phase, ms: f64, rows: u32) {
-        let cost = &mut self.cost[phase as usize];
-        cost.ms += ms;
-        cost.rows += rows;
-        cost.passes += 1;
-        self.step_ms += ms;
-    }
 }
 
 impl Tails for Live {
@@ -153,24 +136,44 @@ pub(super) struct Submission {
     pub(super) prompts: [Vec<TokenId>; 2],
     pub(super) policy: Box<dyn Policy>,
     pub(super) tail_max: usize,
-    /// Pages kept free for it, so that it never runs out.
-    pub(super) pages_promised: usize,
+    pub(super) urgency: Urgency,
+    /// See [`Live::logprobs`].
+    pub(super) logprobs: Option<u32>,
+    pub(super) guard: Option<Guard>,
     pub(super) settings: Settings,
     pub(super) events: Sender<Event>,
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
 }
 
+impl Submission {
+    pub(super) fn rank(&self) -> Rank {
+        Rank { priority: self.urgency.priority, arrival: self.id.0 }
+    }
+
+    /// Whether it ends before it begins: cancelled, or too late.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+            || self.urgency.timeout.is_some_and(|timeout| self.submitted + timeout <= now)
+    }
+}
+
 impl Live {
     pub(super) fn new(s: Submission) -> Self {
+        let rank = s.rank();
+        let root = Branch { guard: s.guard, ..Branch::default() };
         Self {
             id: s.id,
             prompts: s.prompts,
             policy: Some(s.policy),
-            branches: BTreeMap::from([(BranchId::ROOT, Branch::default())]),
+            branches: BTreeMap::from([(BranchId::ROOT, root)]),
             next_branch: 1,
             tail_max: s.tail_max,
-            pages_promised: s.pages_promised,
+            rank,
+            deadline: s.urgency.timeout.map(|timeout| s.submitted + timeout),
+            parked: false,
+            logprobs: s.logprobs,
+            told: 0,
             settings: s.settings,
             cancelled: s.cancelled,
             submitted: s.submitted,
@@ -208,13 +211,19 @@ impl Live {
         }
     }
 
+    /// Whether the next token of a branch has to follow a grammar.
+    pub(super) fn is_bound(&mut self, branch: BranchId, vocabulary: &Vocabulary) -> bool {
+        let tail = self.branch(branch);
+        tail.guard.as_mut().is_some_and(|guard| guard.binds(&tail.ids, &vocabulary.tokenizer))
+    }
+
     /// The KV sequence of a branch, created from the prefix cache at first use.
     pub(super) fn sequence(&mut self, pool: &mut Pool, role: Role, branch: BranchId) -> SeqId {
         let prompt = &self.prompts[role.index()];
         let kv = &mut self.branches.get_mut(&branch).expect("live branch").kv[role.index()];
         *kv.get_or_insert_with(|| {
             let (seq, cached) = pool.create_from_prefix(role, prompt);
-            self.report.cached[role.index()] = cached as u32;
+            self.report.cached[role.index()].get_or_insert(cached as u32);
             seq
         })
     }
@@ -361,6 +370,7 @@ impl Live {
         tail.ids.extend_from_slice(ids);
         tail.origins.extend(ids.iter().map(|_| origin));
         if branch == BranchId::ROOT {
+            self.told += logprobs.len() as u32;
             let at = (at, self.undecided_from());
             self.listener.appended(at, ids, origin, logprobs, &vocabulary.tokenizer);
         }
@@ -391,13 +401,18 @@ impl Live {
         let tail = self.branch(branch);
         tail.ids.truncate(len as usize);
         tail.origins.truncate(len as usize);
+        let cut = tail.guard.as_mut().map_or(Ok(()), |guard| guard.cut(len as usize));
+        if let Err(error) = cut {
+            self.finished = Some(Err(error));
+        }
         for role in Role::ALL {
-            if let Some(seq) = tail.kv[role.index()] {
+            if let Some(seq) = self.branches[&branch].kv[role.index()] {
                 let seen = pool.len(seq).min(prompts[role.index()] + len as usize);
                 pool.truncate(seq, seen);
             }
         }
         if branch == BranchId::ROOT {
+            self.told = self.told.min(len);
             self.listener.rolled_back(len);
         }
     }
@@ -408,6 +423,7 @@ impl Live {
             ids: source.ids.clone(),
             origins: source.origins.clone(),
             kv: source.kv.map(|seq| seq.map(|s| pool.fork(s))),
+            guard: source.guard.as_ref().map(Guard::fork),
             ..Branch::default()
         };
         let id = BranchId(self.next_branch);
@@ -430,17 +446,7 @@ impl Live {
     pub(super) fn release(&mut self, pool: &mut Pool, vocabulary: &Vocabulary) {
         let accepted = matches!(self.finished, Some(Ok(_)));
         for role in Role::ALL {
-            let Some(seq) = self.branches.get(&BranchId::ROOT).and_then(|b| b.kv[role.index()])
-            else {
-                continue;
-            };
-            self.forget_ahead(pool, (role, BranchId::ROOT), 0);
-            let ids: Result<Vec<_>, _> = (0..pool.len(seq))
-                .map(|i| self.token(vocabulary, role, BranchId::ROOT, i))
-                .collect();
-            if let (true, Ok(ids)) = (accepted, ids) {
-                pool.publish(seq, &ids);
-            }
+            self.publish(pool, vocabulary, role, if accepted { usize::MAX } else { 0 });
         }
         let branches: Vec<_> = self.branches.keys().copied().collect();
         let root = self
@@ -451,47 +457,6 @@ impl Live {
         // The reply is still to be written from the root's tail.
         let (ids, origins) = root.unwrap_or_default();
         self.branches.insert(BranchId::ROOT, Branch { ids, origins, ..Branch::default() });
-    }
-
-    fn note(&mut self, note: Note, vocabulary: &Vocabulary) {
-        match &note {
-            Note::StepBegan { .. } => {
-                self.report.step_ms = 0.0;
-                self.report.step_drafted = 0;
-                self.report.step_score = None;
-            }
-            Note::StepScored { score, accepted, drafted, ahead, logprobs, .. } => {
-                self.report.step_score = Some(*score);
-                self.report.step_drafted = *drafted;
-                self.report.step_logprobs.clone_from(logprobs);
-                if *accepted {
-                    self.report.accepted += 1;
-                } else {
-                    self.report.rewritten += 1;
-                    self.report.wasted += drafted + ahead;
-                }
-            }
-            Note::StepKept { start, end, writer, .. } => {
-                let ids = &self.branches[&BranchId::ROOT].ids[*start as usize..*end as usize];
-                let tokens = end - start;
-                let drafted = if self.report.step_score.is_none() && *writer == Role::Draft {
-                    tokens
-                } else {
-                    self.report.step_drafted
-                };
-                self.report.steps.push(StepReport {
-                    text: vocabulary.tokenizer.decode(ids),
-                    origin: (*writer).into(),
-                    score: self.report.step_score,
-                    tokens,
-                    drafted,
-                    ms: self.report.step_ms,
-                    logprobs: std::mem::take(&mut self.report.step_logprobs),
-                });
-            }
-            Note::AnswerBegan { at, .. } => self.report.answer_at = Some(*at),
-        }
-        self.emit(Event::Note(note));
     }
 }
 

@@ -21,14 +21,19 @@
 
 mod assemble;
 mod completion;
+mod guard;
 mod judge;
 mod listener;
 mod live;
+mod logprobs;
 mod memory;
 mod pair;
+mod places;
 mod prepare;
+mod progress;
 mod reply;
 mod request;
+mod results;
 mod runner;
 mod start;
 
@@ -38,21 +43,26 @@ pub use memory::MemoryPlan;
 pub use pair::{
     CATALOGUE, CatalogueEntry, ModelSource, Origin as ModelOrigin, Pair, PairSettings, Thinking,
 };
+pub use places::Load;
 pub use request::{
     Event, PhaseCost, PolicyOptions, Reply, Request, Settings, StepReport, TokenCounts,
-    TokenLogprob,
+    TokenLogprob, Urgency,
 };
 pub use start::{DeviceChoice, EngineOptions, LoadProgress};
 
-use crate::device::DeviceInfo;
+use crate::device::{Device, DeviceInfo};
+#[cfg(feature = "grammar")]
+use crate::error::TextError;
 use crate::error::{EngineError, RequestError};
 use crate::ids::{RequestId, Role, TokenId};
-use crate::text::{ReasoningState, ReasoningTags, ReasoningTracker, Tokenizer};
+#[cfg(feature = "grammar")]
+use crate::sample::Grammar;
+use crate::text::Tokenizer;
 use live::Submission;
 use prepare::Prepared;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// A running engine. Cheap to share behind an [`Arc`]; dropping it ends the engine's thread after
@@ -64,6 +74,7 @@ pub struct Engine {
     thread: Mutex<Option<JoinHandle<()>>>,
     device: DeviceInfo,
     plan: MemoryPlan,
+    load: Arc<Mutex<Load>>,
 }
 
 impl Engine {
@@ -74,6 +85,14 @@ impl Engine {
     /// or memory does not suffice. Nothing is left behind.
     pub fn start(options: EngineOptions) -> Result<Self, EngineError> {
         start::start(options)
+    }
+
+    /// The same on a device of your own; [`EngineOptions::device`] counts for nothing.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_on(device: impl Device, options: EngineOptions) -> Result<Self, EngineError> {
+        start::start_on(device, options)
     }
 
     /// Queues a request.
@@ -158,11 +177,16 @@ impl Engine {
     /// engine runs without.
     #[must_use]
     pub fn opens_thinking(&self, role: Role, prompt: &[TokenId]) -> bool {
-        self.prepared.texts[role.index()].as_ref().is_some_and(|text| {
-            let tags = ReasoningTags::think(&text.roles);
-            let tracker = ReasoningTracker::after_prompt(&tags, &text.tokenizer, prompt);
-            tracker.state() == ReasoningState::Thinking
-        })
+        self.prepared.opens_thinking(role, prompt)
+    }
+
+    /// What holds a reply to JSON of this schema.
+    ///
+    /// # Errors
+    /// When the schema is invalid, or asks for what cannot be enforced.
+    #[cfg(feature = "grammar")]
+    pub fn json_grammar(&self, schema: &serde_json::Value) -> Result<Grammar, TextError> {
+        self.prepared.json_grammar(schema)
     }
 
     /// The text of generated ids.
@@ -181,6 +205,12 @@ impl Engine {
     #[must_use]
     pub fn memory_plan(&self) -> &MemoryPlan {
         &self.plan
+    }
+
+    /// What the engine is busy with, as of its last step.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pair's settings.

@@ -4,6 +4,7 @@
 //! own rendering of the conversation through its own template; the tail they share is in the base's
 //! numbering. Invariant: what is submitted fits the context of every model its policy uses.
 
+use super::guard::Guard;
 use super::judge::{self, JudgeContext, JudgeIds, JudgeText};
 use super::live::Submission;
 use super::pair::{Pair, Thinking};
@@ -11,11 +12,15 @@ use super::request::{Event, Request, Settings};
 use crate::config;
 use crate::error::{RequestError, TextError};
 use crate::ids::{RequestId, Role, TokenId};
-use crate::kv::PoolLayout;
 use crate::model::checkpoint::GenerationDefaults;
-use crate::policy::{AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings};
+use crate::policy::{
+    AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings, Want,
+};
 use crate::sample::{SamplingOverrides, SamplingParams};
-use crate::text::{ChatTemplate, RenderOptions, SpecialRoles, Tokenizer};
+use crate::text::{
+    ChatTemplate, ReasoningState, ReasoningTags, ReasoningTracker, RenderOptions, SpecialRoles,
+    Tokenizer,
+};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
@@ -34,10 +39,12 @@ pub(super) struct Prepared {
     pub(super) pair: Pair,
     pub(super) texts: [Option<ModelText>; 2],
     pub(super) max_model_len: u32,
-    pub(super) layout: PoolLayout,
     pub(super) device: &'static str,
     /// Whether the draft writes the next step while one is scored.
     pub(super) draft_ahead: bool,
+    /// Built when the first reply has to follow a schema.
+    #[cfg(feature = "grammar")]
+    pub(super) grammars: std::sync::OnceLock<Result<crate::text::Grammars, String>>,
 }
 
 const OPEN: &str = "<think>";
@@ -51,6 +58,29 @@ impl Prepared {
 
     pub(super) fn base(&self) -> &ModelText {
         self.texts[Role::Base.index()].as_ref().expect("an engine always has a base")
+    }
+
+    /// See [`super::Engine::opens_thinking`].
+    pub(super) fn opens_thinking(&self, role: Role, prompt: &[TokenId]) -> bool {
+        self.texts[role.index()].as_ref().is_some_and(|text| {
+            let tags = ReasoningTags::think(&text.roles);
+            let tracker = ReasoningTracker::after_prompt(&tags, &text.tokenizer, prompt);
+            tracker.state() == ReasoningState::Thinking
+        })
+    }
+
+    /// See [`super::Engine::json_grammar`].
+    #[cfg(feature = "grammar")]
+    pub(super) fn json_grammar(
+        &self,
+        schema: &serde_json::Value,
+    ) -> Result<crate::sample::Grammar, TextError> {
+        let base = self.base();
+        let build = || crate::text::Grammars::new(&base.tokenizer, &base.roles.end_of_turn);
+        match self.grammars.get_or_init(|| build().map_err(|error| error.to_string())) {
+            Ok(grammars) => grammars.json(schema),
+            Err(error) => Err(TextError::Grammar(error.clone())),
+        }
     }
 
     /// See [`super::Engine::domain_notice`].
@@ -116,7 +146,8 @@ impl Prepared {
             last.content.push_str("\n\n");
             last.content.push_str(rubric);
         }
-        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        let variables = request.variables.clone();
+        let options = RenderOptions { variables, ..RenderOptions::default() };
         let mut rendered = template.render(&messages, &options)?;
         // Where the template leaves it to the model, the engine opens the thinking for it.
         let thinks = self.pair.settings.thinking == Thinking::Tags;
@@ -185,8 +216,15 @@ impl Prepared {
             _ => AnswerBy::Base,
         });
         let judged = kind == PolicyKind::SpecReason;
+        if request.logprobs.is_some() && (kind == PolicyKind::Draft || answer_by != AnswerBy::Base)
+        {
+            let reason = "they are the base's, which does not read all of this reply; \
+                let it answer, or ask the draft alone";
+            return Err(RequestError::Invalid { field: "logprobs", reason: reason.into() });
+        }
         let ids = judged.then(|| self.judge_ids(&judge_text, &delimiter)).transpose()?;
         let reasoning = self.reasoning()?;
+        let thinks = self.pair.settings.thinking == Thinking::Tags;
         let close = match &reasoning {
             Reasoning::Tags { close_ids, .. } => close_ids.len(),
             Reasoning::None => 0,
@@ -231,19 +269,6 @@ impl Prepared {
             min_p: sampling.min_p,
             seed: sampling.seed,
         };
-        let pages = |role: Role| {
-            let prompt = prompts[role.index()].len();
-            if prompt == 0 {
-                // The request does not run this model; the engine may not even have it.
-                return 0;
-            }
-            let tokens = prompt + tail_max + close;
-            // One more for a partly shared last page, and the suffix has pages of its own.
-            let pages = tokens.div_ceil(self.layout.page_tokens(role)) + 1;
-            let suffix = if role == Role::Base { scratch } else { 0 };
-            pages + suffix.div_ceil(self.layout.page_tokens(role))
-        };
-        let pages_promised = pages(Role::Draft) + pages(Role::Base);
         let policy = Stepwise::new(StepwiseSettings {
             writer: if kind == PolicyKind::Base { Role::Base } else { Role::Draft },
             first_n: if judged { settings.first_n } else { 0 },
@@ -267,6 +292,11 @@ impl Prepared {
             answer_by,
             end_of_turn: self.base().roles.end_of_turn.clone(),
             sampling: Arc::new(sampling),
+            base_want: Want {
+                logprob: request.logprobs.is_some(),
+                alternatives: request.logprobs.unwrap_or(0),
+                ..Want::default()
+            },
             draft_ahead: self.draft_ahead,
         });
         Ok(Submission {
@@ -274,7 +304,9 @@ impl Prepared {
             prompts,
             policy: Box::new(policy),
             tail_max,
-            pages_promised,
+            urgency: request.urgency,
+            logprobs: request.logprobs,
+            guard: request.grammar.clone().map(|grammar| Guard::new(grammar, thinks)),
             settings,
             events,
             cancelled,

@@ -14,8 +14,8 @@ pub(super) fn write(live: &Live, finish: FinishWhy, vocabulary: &Vocabulary) -> 
     let tokens = TokenCounts {
         prompt_draft: live.prompts[0].len() as u32,
         prompt_base: live.prompts[1].len() as u32,
-        cached_draft: live.report.cached[0],
-        cached_base: live.report.cached[1],
+        cached_draft: live.report.cached[0].unwrap_or(0),
+        cached_base: live.report.cached[1].unwrap_or(0),
         draft: count(Origin::Draft),
         base: count(Origin::Base),
         injected: count(Origin::Injected),

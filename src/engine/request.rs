@@ -6,10 +6,11 @@ use crate::config;
 use crate::error::RequestError;
 use crate::ids::{RequestId, TokenId};
 use crate::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
-use crate::sample::{Readout, SamplingOverrides};
+use crate::sample::{Grammar, Readout, SamplingOverrides};
 use crate::telemetry::Phase;
 use crate::text::Message;
 use serde::Serialize;
+use std::time::Duration;
 
 use super::judge::JudgeText;
 
@@ -24,6 +25,25 @@ pub struct Request {
     pub sampling: SamplingOverrides,
     /// Overrides of the pair's settings.
     pub options: PolicyOptions,
+    /// Asks for the base's log-probability of every token, whoever wrote it, and of this many of
+    /// the likeliest beside it. The base has to read all of the reply: it answers.
+    pub logprobs: Option<u32>,
+    /// What the reply has to follow, from its beginning or from the end of its thinking on.
+    pub grammar: Option<Grammar>,
+    /// More variables of both models' chat templates, such as `tools`.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+    /// Its turn among others.
+    pub urgency: Urgency,
+}
+
+/// Whose turn it is when not everybody can be worked on, and how long it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Urgency {
+    /// The lower runs first; a request takes the place of another only if its number is lower.
+    pub priority: i32,
+    /// From submission on; a request that is not done by then ends with
+    /// [`RequestError::TimedOut`].
+    pub timeout: Option<Duration>,
 }
 
 impl Request {
@@ -35,6 +55,10 @@ impl Request {
             policy: PolicyKind::default(),
             sampling: SamplingOverrides::default(),
             options: PolicyOptions::default(),
+            logprobs: None,
+            grammar: None,
+            variables: serde_json::Map::new(),
+            urgency: Urgency::default(),
         }
     }
 }
@@ -85,7 +109,15 @@ pub enum Event {
         text: String,
         /// Who wrote them.
         origin: Origin,
-        /// One per id, where a [`super::Completion`] asked for them; else empty.
+        /// One per id, where they were asked for and the model that reports them drew the tokens;
+        /// else empty.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// What the base makes of tokens it did not draw itself.
+    Logprobs {
+        /// Tail index of the first.
+        at: u32,
+        /// One per token.
         logprobs: Vec<TokenLogprob>,
     },
     /// Everything from this tail index on was forgotten.

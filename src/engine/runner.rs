@@ -9,20 +9,24 @@
 //! are back in the pool before that event is sent.
 
 use super::assemble::{self, Assembly, Slot};
+use super::guard;
 use super::live::{Live, Submission, Vocabulary};
+use super::places::Load;
 use super::reply;
 use super::request::Event;
+use super::results::{self, Looked};
 use crate::device::{Device, Results};
-use crate::error::{DeviceError, RequestError};
-use crate::ids::{BranchId, RequestId, Role, TokenId};
+use crate::error::{DeviceError, KvError, RequestError};
+use crate::ids::{BranchId, RequestId, Role};
 use crate::kv::Pool;
 use crate::model::{InFlight, Model};
-use crate::policy::{FinishWhy, Outcome};
+use crate::policy::FinishWhy;
 use crate::sample;
 use crate::schedule::{self, Budget};
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// The engine's thread-local state.
 pub(super) struct Runner<D: Device> {
@@ -39,6 +43,10 @@ pub(super) struct Runner<D: Device> {
     pub(super) live: Vec<Live>,
     /// Passes under way, by role.
     pub(super) flights: [Option<Flight<D>>; 2],
+    /// Who could not go on in this step for want of pages, and what it was told.
+    pub(super) starved: Option<(RequestId, KvError)>,
+    /// Shown to whoever asks the engine.
+    pub(super) load: Arc<Mutex<Load>>,
     /// Why nothing can run any more.
     pub(super) lost: Option<String>,
 }
@@ -61,6 +69,7 @@ impl<D: Device> Runner<D> {
             self.collect_done();
             self.end_if_lost();
             self.end_cancelled();
+            self.relieve();
             self.collect_given_up();
             self.retire();
         }
@@ -85,36 +94,18 @@ impl<D: Device> Runner<D> {
         }
     }
 
-    /// Gives waiting requests a place, in order, while pages for their whole length can be
-    /// promised.
-    fn admit(&mut self) {
-        if self.lost.is_some() {
-            return;
-        }
-        while self.live.len() < self.sequences_max {
-            let promised: usize = self.live.iter().map(|l| l.pages_promised).sum();
-            let fits = |s: &Submission| promised + s.pages_promised <= self.pool.layout().pages();
-            if !self.waiting.front().is_some_and(fits) {
-                return;
-            }
-            let mut live = Live::new(self.waiting.pop_front().expect("just seen"));
-            live.emit(Event::Started(live.settings.clone()));
-            live.advance(&mut self.pool, &self.vocabulary, Outcome::Started);
-            self.live.push(live);
-        }
-    }
-
     /// Launches a chain of passes of every model that is idle and has something to do.
     fn launch(&mut self) {
         for role in Role::ALL {
             if self.flights[role.index()].is_some() {
                 continue;
             }
-            let Some(model) = self.models[role.index()].as_mut() else { continue };
+            let Some(model) = &self.models[role.index()] else { continue };
+            let limits = model.limits();
             let started = Instant::now();
             let mut tasks = vec![];
             for (index, live) in self.live.iter_mut().enumerate() {
-                if live.finished.is_some() {
+                if live.finished.is_some() || live.parked {
                     continue;
                 }
                 let branches: Vec<BranchId> = live.branches.keys().copied().collect();
@@ -124,22 +115,15 @@ impl<D: Device> Runner<D> {
                     }
                 }
             }
-            let limits = model.limits();
             let budget = Budget { rows: limits.rows, full_rows: limits.full_rows };
-            let work: Vec<_> = tasks.iter().map(|t| t.2).collect();
+            let work: Vec<_> = tasks.iter().map(|t| t.2.clone()).collect();
             let grants = schedule::plan(&work, budget);
             let looked_at =
                 tasks.iter().any(|t| assemble::wants_logits(&self.live[t.0], (role, t.1)));
             let mut assembly = Assembly::new(if looked_at { 1 } else { self.run_ahead });
             for ((index, branch, _), rows) in tasks.into_iter().zip(grants) {
-                let live = &mut self.live[index];
-                if rows == 0 || live.finished.is_some() {
-                    continue;
-                }
-                let at = (role, branch);
-                let added = assembly.add(live, &mut self.pool, &self.vocabulary, at, rows);
-                if let Err(error) = added {
-                    live.finished = Some(Err(error));
+                if rows > 0 && self.live[index].finished.is_none() {
+                    self.add(&mut assembly, index, (role, branch), rows);
                 }
             }
             let rows = assembly.rows();
@@ -148,6 +132,7 @@ impl<D: Device> Runner<D> {
             }
             let Assembly { passes: chain, copies, .. } = assembly;
             let (chain, slots): (Vec<_>, Vec<_>) = chain.into_iter().unzip();
+            let model = self.models[role.index()].as_mut().expect("just seen");
             let launched = model
                 .copy_pages(&self.device, &copies, &mut self.pages)
                 .and_then(|()| model.launch(&self.device, &mut self.pages, chain));
@@ -157,6 +142,26 @@ impl<D: Device> Runner<D> {
                     self.flights[role.index()] = Some(Flight { in_flight, slots, rows, launch_ms });
                 }
                 Err(error) => self.fail(slots.iter().flatten(), &error),
+            }
+        }
+    }
+
+    /// Adds rows of a task; without pages for them, not even the drafts', it has to wait.
+    fn add(&mut self, assembly: &mut Assembly, index: usize, at: (Role, BranchId), rows: usize) {
+        loop {
+            let live = &mut self.live[index];
+            match assembly.add(live, &mut self.pool, &self.vocabulary, at, rows) {
+                Ok(()) => return,
+                Err(RequestError::Kv(full)) => {
+                    if !self.release_a_draft() {
+                        self.starved = Some((self.live[index].id, full));
+                        return;
+                    }
+                }
+                Err(error) => {
+                    live.finished = Some(Err(error));
+                    return;
+                }
             }
         }
     }
@@ -189,7 +194,7 @@ impl<D: Device> Runner<D> {
 
     /// Waits for passes that hold rows of a command that is no longer in flight, or of a request
     /// that has ended: what they write must not meet what comes next.
-    fn collect_given_up(&mut self) {
+    pub(super) fn collect_given_up(&mut self) {
         for role in Role::ALL {
             let given_up = |flight: &Flight<D>| {
                 flight.slots.iter().flatten().any(|slot| !self.is_awaited(role, slot))
@@ -201,7 +206,7 @@ impl<D: Device> Runner<D> {
         }
     }
 
-    fn index_of(&self, id: RequestId) -> Option<usize> {
+    pub(super) fn index_of(&self, id: RequestId) -> Option<usize> {
         self.live.iter().position(|live| live.id == id)
     }
 
@@ -228,37 +233,41 @@ impl<D: Device> Runner<D> {
                 for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
                     report.add_cost(phase, ms * rows as f64 / flight.rows as f64, rows as u32);
                 }
-                let model = self.models[role.index()].as_ref().expect("it launched the pass");
-                let alternatives = match slot.alternatives {
-                    None => Ok(vec![]),
-                    Some((row, n)) => {
-                        model.logits(&self.device, row).map(|row| sample::likeliest(&row, n))
-                    }
-                };
-                match alternatives {
-                    Ok(alternatives) => self.deliver(slot, role, results, alternatives),
-                    Err(error) => self.fail([slot], &error),
+                // The task may have ended meanwhile: with a token of an earlier pass of the chain,
+                // or by a policy's answer to the other model's pass.
+                if !self.is_awaited(role, slot) {
+                    continue;
+                }
+                match self.look(role, slot) {
+                    Ok(looked) => self.deliver(slot, role, results, looked),
+                    Err(RequestError::Device(error)) => self.fail([slot], &error),
+                    Err(error) => self.live[index].finished = Some(Err(error)),
                 }
             }
         }
     }
 
-    fn deliver(
-        &mut self,
-        slot: &Slot,
-        role: Role,
-        results: &Results,
-        alternatives: Vec<(TokenId, f32)>,
-    ) {
-        // The task may have ended meanwhile: with a token of an earlier pass of the chain, or by a
-        // policy's answer to the other model's pass.
-        if !self.is_awaited(role, slot) {
-            return;
+    /// Reads the rows of logits that the host has to see itself.
+    fn look(&mut self, role: Role, slot: &Slot) -> Result<Looked, RequestError> {
+        let model = self.models[role.index()].as_ref().expect("it launched the pass");
+        let (rows, n) = slot.alternatives.clone();
+        let likeliest = |row| model.logits(&self.device, row).map(|row| sample::likeliest(&row, n));
+        let alternatives = rows.map(likeliest).collect::<Result<_, _>>()?;
+        let mut looked = Looked { alternatives, drawn: None };
+        if let Some(row) = slot.constrained() {
+            let logits = model.logits(&self.device, row)?;
+            let index = self.index_of(slot.request).expect("somebody awaits it");
+            let (live, at) = (&mut self.live[index], (role, slot.branch));
+            looked.drawn = Some(guard::draw(at, live, &self.vocabulary, &logits)?);
         }
+        Ok(looked)
+    }
+
+    fn deliver(&mut self, slot: &Slot, role: Role, told: &Results, looked: Looked) {
         let index = self.index_of(slot.request).expect("somebody awaits it");
         let live = &mut self.live[index];
         let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
-        match assemble::read(slot, role, live, pool, vocabulary, results, alternatives) {
+        match results::read(slot, role, live, pool, vocabulary, told, looked) {
             Ok(Some(outcome)) => live.advance(pool, vocabulary, outcome),
             Ok(None) => {}
             Err(error) => live.finished = Some(Err(error)),
@@ -269,11 +278,9 @@ impl<D: Device> Runner<D> {
     fn end_if_lost(&mut self) {
         let Some(why) = &self.lost else { return };
         let error = || RequestError::Device(DeviceError::Lost(why.clone()));
+        self.live.extend(self.waiting.drain(..).map(Live::new));
         for live in &mut self.live {
             live.finished = Some(Err(error()));
-        }
-        for submission in std::mem::take(&mut self.waiting) {
-            Live::new(submission).emit(Event::Failed(error()));
         }
     }
 
@@ -298,22 +305,36 @@ impl<D: Device> Runner<D> {
     }
 
     fn end_cancelled(&mut self) {
-        for live in &mut self.live {
-            if live.finished.is_none() && live.is_cancelled() {
+        let now = Instant::now();
+        for submission in std::mem::take(&mut self.waiting) {
+            if submission.is_over(now) {
+                self.live.push(Live::new(submission));
+            } else {
+                self.waiting.push_back(submission);
+            }
+        }
+        for live in self.live.iter_mut().filter(|live| live.finished.is_none()) {
+            if live.is_cancelled() {
                 live.forget_undecided();
                 live.finished = Some(Ok(FinishWhy::Cancelled));
+            } else if live.deadline.is_some_and(|deadline| deadline <= now) {
+                live.finished = Some(Err(timed_out(live.deadline, live.submitted)));
             }
         }
     }
 
     /// Sends the terminal events of everything that ended.
     fn retire(&mut self) {
-        let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
+        for live in self.live.iter_mut().filter(|live| live.finished.is_some()) {
+            live.release(&mut self.pool, &self.vocabulary);
+        }
+        // Who hears of an end finds its pages and its place free.
+        self.show_load();
+        let vocabulary = &self.vocabulary;
         self.live.retain_mut(|live| {
             if live.finished.is_none() {
                 return true;
             }
-            live.release(pool, vocabulary);
             let event = match live.finished.take().expect("just seen") {
                 Ok(why) => Event::Finished(Box::new(reply::write(live, why, vocabulary))),
                 Err(error) => Event::Failed(error),
@@ -321,14 +342,10 @@ impl<D: Device> Runner<D> {
             live.emit(event);
             false
         });
-        for submission in std::mem::take(&mut self.waiting) {
-            if submission.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
-                let gone = Live::new(submission);
-                let reply = reply::write(&gone, FinishWhy::Cancelled, vocabulary);
-                gone.emit(Event::Finished(Box::new(reply)));
-            } else {
-                self.waiting.push_back(submission);
-            }
-        }
     }
+}
+
+fn timed_out(deadline: Option<Instant>, submitted: Instant) -> RequestError {
+    let timeout = deadline.map_or(Duration::ZERO, |deadline| deadline - submitted);
+    RequestError::TimedOut { timeout_ms: timeout.as_millis() as u64 }
 }

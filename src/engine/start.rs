@@ -3,6 +3,7 @@
 
 use super::memory::{self, MemoryPlan};
 use super::pair::{ModelSource, Pair};
+use super::places::Load;
 use super::prepare::{ModelText, Prepared};
 use super::runner::Runner;
 use super::{Engine, live::Vocabulary};
@@ -139,6 +140,14 @@ pub(super) fn start(options: EngineOptions) -> Result<Engine, EngineError> {
     }
 }
 
+pub(super) fn start_on<D: Device>(
+    device: D,
+    options: EngineOptions,
+) -> Result<Engine, EngineError> {
+    let opened = open(&options.pair)?;
+    launch(device, options, opened)
+}
+
 fn open(pair: &Pair) -> Result<Opened, EngineError> {
     let base = open_model(&pair.base)?;
     let base_text = model_text(&base, &pair.base)?;
@@ -267,9 +276,10 @@ fn launch<D: Device>(
         pair: options.pair.clone(),
         texts: opened.texts,
         max_model_len,
-        layout: layout.clone(),
         device: info.kind,
         draft_ahead: options.draft_ahead.unwrap_or_else(|| device.overlaps()),
+        #[cfg(feature = "grammar")]
+        grammars: std::sync::OnceLock::new(),
     };
     // A judge that cannot be used is a start-up error, not the first request's.
     if prepared.pair.draft.is_some() {
@@ -279,6 +289,7 @@ fn launch<D: Device>(
     let pages = device.buffer(layout.used_bytes() as usize, Element::KvByte, "the KV pool")?;
     device.seal();
     let (inbox, receiver) = std::sync::mpsc::sync_channel(config::QUEUE_MAX);
+    let load = Arc::new(Mutex::new(Load::of(&layout)));
     let runner = Runner {
         device,
         models,
@@ -291,6 +302,8 @@ fn launch<D: Device>(
         waiting: VecDeque::new(),
         live: vec![],
         flights: [None, None],
+        starved: None,
+        load: load.clone(),
         lost: None,
     };
     let thread = std::thread::Builder::new()
@@ -304,6 +317,7 @@ fn launch<D: Device>(
         thread: Mutex::new(Some(thread)),
         device: info,
         plan,
+        load,
     })
 }
 

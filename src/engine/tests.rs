@@ -6,7 +6,6 @@ use super::prepare::{ModelText, Prepared};
 use super::request::{PolicyOptions, Request};
 use super::{JudgeText, ModelSource};
 use crate::ids::{RequestId, Role, TokenId};
-use crate::kv::{ModelKv, PoolLayout};
 use crate::model::GenerationDefaults;
 use crate::policy::PolicyKind;
 use crate::text::{ChatTemplate, IdMap, SpecialRoles, SpecialText, Tokenizer};
@@ -63,7 +62,6 @@ fn r1() -> ModelText {
 }
 
 fn prepared(name: &str) -> Prepared {
-    let kv = ModelKv { layers: 2, kv_heads: 1, head_dim: 8, element_bytes: 2 };
     let source = ModelSource::Path("none".into());
     Prepared {
         pair: Pair {
@@ -74,9 +72,10 @@ fn prepared(name: &str) -> Prepared {
         },
         texts: [Some(r1()), Some(qwq())],
         max_model_len: 4096,
-        layout: PoolLayout::choose([Some(kv), Some(kv)], 1 << 24).unwrap(),
         device: "none",
         draft_ahead: false,
+        #[cfg(feature = "grammar")]
+        grammars: std::sync::OnceLock::new(),
     }
 }
 

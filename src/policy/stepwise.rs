@@ -122,8 +122,16 @@ pub struct StepwiseSettings {
     pub end_of_turn: Vec<TokenId>,
     /// How tokens are drawn, by either model.
     pub sampling: Arc<SamplingParams>,
+    /// What to measure where the base writes.
+    pub base_want: Want,
     /// Draft the next step while one is scored.
     pub draft_ahead: bool,
+}
+
+impl StepwiseSettings {
+    fn want(&self, writer: Role) -> Want {
+        if writer == Role::Base { self.base_want } else { Want::default() }
+    }
 }
 
 /// How a step ended.
@@ -221,7 +229,7 @@ impl Stepwise {
             role: writer,
             until: Until { ids, strings, limit, ..Until::default() },
             sampling: s.sampling.clone(),
-            want: Want::default(),
+            want: s.want(writer),
             phase,
         })
     }
@@ -386,7 +394,7 @@ impl Stepwise {
                 ..Until::default()
             },
             sampling: self.settings.sampling.clone(),
-            want: Want::default(),
+            want: self.settings.want(writer),
             phase: Phase::Answer,
         }));
         self.state = State::Answering;

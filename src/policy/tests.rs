@@ -157,6 +157,7 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
         answer_by: AnswerBy::Draft,
         end_of_turn: vec![END_OF_TURN],
         sampling: Arc::new(SamplingParams::greedy()),
+        base_want: Want::default(),
         draft_ahead: false,
     }
 }

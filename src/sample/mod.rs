@@ -11,6 +11,7 @@
 mod accept;
 #[cfg(test)]
 mod chi_square;
+mod constraint;
 mod distribution;
 mod draw;
 mod label;
@@ -20,6 +21,7 @@ mod philox;
 mod stats;
 
 pub use accept::{Accepted, ChainUniforms, accept_chain, accept_greedy, accepts_token, residual};
+pub use constraint::{Constraint, Grammar, sample_allowed};
 pub use distribution::{Distribution, Entry, MASS_ONE, draw, exp_nonpositive, mass};
 pub use draw::{Sampled, Scratch, process, sample};
 pub use label::{CUTOFF, ParseReadoutError, Readout, accepts, score, softmax_labels};

@@ -12,6 +12,7 @@ use super::fields::{self, Fields};
 use super::generate::{self, Ask, Done, Job, Replies, Told};
 use super::models::{self, Model, Who};
 use super::protocol::{self, Asked};
+use super::tools::{self, ToolCall};
 use super::{Port, body, json, stream};
 use crate::config;
 use crate::engine::{Completion, Engine, Prompt, Request, TokenLogprob};
@@ -54,15 +55,17 @@ pub(super) async fn complete(
 }
 
 /// What a chat request says beside the common fields.
-struct Chat {
+pub(super) struct Chat {
     messages: Vec<Message>,
     options: RenderOptions,
+    /// Calls of tools are to be found in the reply.
+    calls: bool,
     logprobs: Option<u32>,
     split: bool,
 }
 
 impl Chat {
-    fn read(fields: &Fields<'_>, model: &Model) -> Result<Self, ApiError> {
+    pub(super) fn read(fields: &Fields<'_>, model: &Model) -> Result<Self, ApiError> {
         let messages = messages(fields)?;
         let options = render_options(fields)?;
         let pair = model.who == Who::Pair;
@@ -86,13 +89,11 @@ impl Chat {
         if top.is_some_and(|n| n > 0) && !wanted {
             return Err(fields.error("top_logprobs", "it needs \"logprobs\": true"));
         }
-        if wanted && pair {
-            let message = "the pair does not report them yet; ask one model alone";
-            return Err(fields.error("logprobs", message));
-        }
+        let calls = options.variables.contains_key("tools");
         Ok(Self {
             messages,
             options,
+            calls,
             logprobs: wanted.then_some(top.unwrap_or(0) as u32),
             split: fields.bool("separate_reasoning")?.unwrap_or(pair),
         })
@@ -106,6 +107,10 @@ impl Chat {
                 policy: asked.policy,
                 sampling,
                 options: asked.options.clone(),
+                logprobs: self.logprobs,
+                grammar: None,
+                variables: self.options.variables.clone(),
+                urgency: asked.urgency,
             }),
             Who::Alone(role) => {
                 let options = self.options.clone();
@@ -116,6 +121,7 @@ impl Chat {
                     tokens_max: asked.tokens_max,
                     ignore_end_of_turn: asked.ignore_eos,
                     logprobs: self.logprobs,
+                    urgency: asked.urgency,
                     ..Completion::new(role, prompt)
                 })
             }
@@ -123,8 +129,10 @@ impl Chat {
         let steps = model.who == Who::Pair;
         let judged = steps && asked.policy == PolicyKind::SpecReason;
         let stop = asked.stop.clone();
-        let reading = Reading { stop, split: self.split, thinking: false, steps, judged };
-        Job { ask, reading, route: "messages" }
+        let told = steps && self.logprobs.is_some();
+        let (split, calls) = (self.split, self.calls);
+        let reading = Reading { stop, split, thinking: false, steps, judged, told, calls };
+        Job { ask, reading, route: "messages", schema: asked.schema.clone() }
     }
 }
 
@@ -137,7 +145,8 @@ pub(super) fn render_options(fields: &Fields<'_>) -> Result<RenderOptions, ApiEr
         return Err(fields.error("continue_final_message", message));
     }
     let variables = fields.object("chat_template_kwargs")?;
-    let variables = variables.map(|v| v.map().clone()).unwrap_or_default();
+    let mut variables = variables.map(|v| v.map().clone()).unwrap_or_default();
+    variables.extend(tools::offered(fields)?.map(|tools| ("tools".to_owned(), tools)));
     Ok(RenderOptions { add_generation_prompt, continue_final_message, variables })
 }
 
@@ -167,7 +176,11 @@ fn message(item: &Value, path: String) -> Result<Message, ApiError> {
     let rest = map
         .iter()
         .filter(|(name, value)| !["role", "content"].contains(&name.as_str()) && !value.is_null());
-    let extra: Map<_, _> = rest.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let extra = rest.map(|(name, value)| match name.as_str() {
+        "tool_calls" => (name.clone(), tools::with_parsed_arguments(value)),
+        _ => (name.clone(), value.clone()),
+    });
+    let extra: Map<_, _> = extra.collect();
     Ok(Message { role: role.to_owned(), content, extra })
 }
 
@@ -210,18 +223,24 @@ struct Shape {
 
 impl Shape {
     async fn whole(self, mut replies: Replies, asked: &Asked) -> Result<Response, ApiError> {
-        let mut parts = vec![(String::new(), String::new(), vec![]); asked.n];
+        let mut parts = vec![(Delta::default(), vec![]); asked.n];
         let add = |index: usize, delta: Delta| {
-            let (reasoning, content, tokens) = &mut parts[index];
-            reasoning.push_str(&delta.reasoning);
-            content.push_str(&delta.content);
+            let (whole, tokens) = &mut parts[index];
+            whole.reasoning.push_str(&delta.reasoning);
+            whole.content.push_str(&delta.content);
+            whole.calls.extend(delta.calls);
             tokens.extend(self.logprob_entries(&delta.tokens));
         };
         let ended = replies.all(asked.n, add).await?;
         let choices = parts.into_iter().zip(&ended).enumerate();
         let choices: Vec<_> = choices
-            .map(|(index, ((reasoning, content, tokens), end))| {
+            .map(|(index, ((whole, tokens), end))| {
+                let Delta { reasoning, content, calls, .. } = whole;
                 let mut message = json!({"role": "assistant", "content": content});
+                if !calls.is_empty() {
+                    message["content"] = json!((!content.is_empty()).then_some(content));
+                    message["tool_calls"] = calls.iter().map(ToolCall::object).collect();
+                }
                 if self.split {
                     let reasoning = (!reasoning.is_empty()).then_some(reasoning);
                     message["reasoning_content"] = json!(reasoning);
@@ -246,6 +265,7 @@ impl Shape {
         let prompt_tokens = replies.prompt_tokens(asked.n);
         let (n, include_usage) = (asked.n, asked.include_usage);
         let (mut begun, mut ended) = (vec![false; asked.n], vec![]);
+        let mut called = vec![0; asked.n];
         let kind = "chat.completion.chunk";
         let write = move |told: Option<Told>| {
             // No empty first chunk: the role comes with the first text.
@@ -258,6 +278,9 @@ impl Shape {
                     let mut shown = role(index);
                     if !delta.content.is_empty() {
                         shown["content"] = json!(delta.content);
+                    }
+                    if !delta.calls.is_empty() {
+                        shown["tool_calls"] = numbered(&delta.calls, &mut called[index]);
                     }
                     if !delta.reasoning.is_empty() {
                         shown["reasoning_content"] = json!(delta.reasoning);
@@ -317,6 +340,17 @@ impl Shape {
         };
         tokens.iter().map(one).collect()
     }
+}
+
+/// Calls as a stream carries them; `called` is how many came before.
+fn numbered(calls: &[ToolCall], called: &mut usize) -> Value {
+    let one = |call: &ToolCall| {
+        let mut object = call.object();
+        object["index"] = json!(*called);
+        *called += 1;
+        object
+    };
+    calls.iter().map(one).collect()
 }
 
 /// Minus infinity has no place in JSON; vLLM writes this instead.

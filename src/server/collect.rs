@@ -6,6 +6,7 @@
 //! may still turn out to belong to a stop string or a tag. Invariant: the deltas put together do
 //! not depend on how tokens arrived. Read next: [`super::generate`], which drives this.
 
+use super::tools::{Calls, ToolCall};
 use crate::engine::{Event, TokenLogprob};
 use crate::ids::TokenId;
 use crate::policy::{Note, Origin};
@@ -22,6 +23,8 @@ pub(super) struct Delta {
     pub(super) reasoning: String,
     /// Of the reply.
     pub(super) content: String,
+    /// Calls of tools that are complete.
+    pub(super) calls: Vec<ToolCall>,
     /// The tokens that settled, where log-probabilities were asked for.
     pub(super) tokens: Vec<(TokenId, TokenLogprob)>,
 }
@@ -29,7 +32,8 @@ pub(super) struct Delta {
 impl Delta {
     /// Whether there is nothing to tell.
     pub(super) fn is_empty(&self) -> bool {
-        self.reasoning.is_empty() && self.content.is_empty() && self.tokens.is_empty()
+        let Self { reasoning, content, calls, tokens } = self;
+        reasoning.is_empty() && content.is_empty() && calls.is_empty() && tokens.is_empty()
     }
 }
 
@@ -63,6 +67,10 @@ pub(super) struct Reading {
     pub(super) steps: bool,
     /// The draft's steps are judged.
     pub(super) judged: bool,
+    /// Log-probabilities of tokens may come after the tokens.
+    pub(super) told: bool,
+    /// Calls of tools are taken out of the content.
+    pub(super) calls: bool,
 }
 
 /// Collects one reply.
@@ -72,6 +80,10 @@ pub(super) struct Collector<'a> {
     pending: VecDeque<(TokenId, Origin, Option<TokenLogprob>)>,
     /// Tail index of the first of them.
     settled: u32,
+    /// Tail index behind the last step that was kept.
+    kept: u32,
+    /// A token settles only with its log-probability.
+    told: bool,
     /// No more steps: every token settles at once.
     answering: bool,
     judged: bool,
@@ -88,11 +100,13 @@ impl<'a> Collector<'a> {
             tokenizer,
             pending: VecDeque::new(),
             settled: 0,
+            kept: 0,
+            told: reading.told,
             answering: !reading.steps,
             judged: reading.judged,
             characters: Detokenizer::new(),
             stops: Stops::new(reading.stop.clone()),
-            parts: Parts::new(reading.split, reading.thinking),
+            parts: Parts::new(reading.split, reading.thinking, reading.calls),
             counts: Counts::default(),
         }
     }
@@ -104,19 +118,25 @@ impl<'a> Collector<'a> {
             Event::Tokens { ids, origin, logprobs, .. } => {
                 let mut logprobs = logprobs.iter().cloned();
                 self.pending.extend(ids.iter().map(|id| (*id, *origin, logprobs.next())));
-                while self.front_is_final() {
-                    self.settle(&mut delta);
+            }
+            Event::Logprobs { at, logprobs } => {
+                let at = at.saturating_sub(self.settled) as usize;
+                for (token, logprob) in self.pending.iter_mut().skip(at).zip(logprobs) {
+                    token.2 = Some(logprob.clone());
                 }
             }
             Event::RolledBack { to } => {
                 self.pending.truncate(to.saturating_sub(self.settled) as usize);
             }
-            Event::Note(Note::StepKept { end, .. }) => self.settle_until(*end, &mut delta),
+            Event::Note(Note::StepKept { end, .. }) => self.kept = *end,
             Event::Note(Note::AnswerBegan { at, .. }) => {
-                self.settle_until(*at, &mut delta);
+                self.kept = *at;
                 self.answering = true;
             }
             _ => {}
+        }
+        while self.front_is_final() {
+            self.settle(&mut delta);
         }
         delta
     }
@@ -124,7 +144,9 @@ impl<'a> Collector<'a> {
     /// The end: everything settles, nothing is held back any more.
     pub(super) fn finish(&mut self) -> Delta {
         let mut delta = Delta::default();
-        self.settle_until(u32::MAX, &mut delta);
+        while !self.pending.is_empty() {
+            self.settle(&mut delta);
+        }
         let rest = self.characters.finish();
         let text = self.stops.push(&rest) + &self.stops.finish();
         self.parts.push(&text, &mut delta);
@@ -146,17 +168,12 @@ impl<'a> Collector<'a> {
     fn front_is_final(&self) -> bool {
         match self.pending.front() {
             None => false,
-            Some(_) if self.answering => true,
+            Some((.., logprob)) if self.told && logprob.is_none() => false,
+            Some(_) if self.answering || self.settled < self.kept => true,
             // An end of turn inside the thinking is replaced by the close marker.
             Some((id, ..)) if self.is_hidden(*id) => false,
             Some((_, Origin::Draft, _)) => !self.judged,
             Some((_, origin, _)) => *origin == Origin::Base,
-        }
-    }
-
-    fn settle_until(&mut self, end: u32, delta: &mut Delta) {
-        while self.settled < end && !self.pending.is_empty() {
-            self.settle(delta);
         }
     }
 
@@ -245,12 +262,15 @@ struct Parts {
     /// Space at the beginning of a part is dropped.
     begun: bool,
     split: bool,
+    /// Looks for calls of tools in the content.
+    calls: Option<Calls>,
 }
 
 impl Parts {
-    fn new(split: bool, thinking: bool) -> Self {
+    fn new(split: bool, thinking: bool, calls: bool) -> Self {
         let state = if thinking { State::Thinking } else { State::Start };
-        Self { state, held: String::new(), begun: false, split }
+        let calls = calls.then(Calls::default);
+        Self { state, held: String::new(), begun: false, split, calls }
     }
 
     fn push(&mut self, text: &str, delta: &mut Delta) {
@@ -291,20 +311,20 @@ impl Parts {
             self.begun = true;
         }
         self.release(delta);
+        if let Some(calls) = &mut self.calls {
+            calls.finish(delta);
+        }
     }
 
     /// Shows what is held as part of the present state.
     fn release(&mut self, delta: &mut Delta) {
         let text = std::mem::take(&mut self.held);
-        if !self.split {
-            delta.content.push_str(&text);
-            return;
-        }
-        let text = if self.begun { text.as_str() } else { text.trim_start() };
+        let text = if self.begun || !self.split { text.as_str() } else { text.trim_start() };
         self.begun |= !text.is_empty();
-        match self.state {
-            State::Thinking => delta.reasoning.push_str(text),
-            State::Start | State::Content => delta.content.push_str(text),
+        match (self.state, &mut self.calls) {
+            (State::Thinking, _) if self.split => delta.reasoning.push_str(text),
+            (State::Content, Some(calls)) => calls.push(text, delta),
+            _ => delta.content.push_str(text),
         }
     }
 }
@@ -317,7 +337,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parts(pieces: &[&str], split: bool, thinking: bool) -> (String, String) {
-        let (mut parts, mut delta) = (Parts::new(split, thinking), Delta::default());
+        let (mut parts, mut delta) = (Parts::new(split, thinking, false), Delta::default());
         pieces.iter().for_each(|piece| parts.push(piece, &mut delta));
         parts.finish(&mut delta);
         (delta.reasoning, delta.content)
@@ -392,5 +412,29 @@ mod tests {
         let delta = collector.event(&tokens(&ids, Origin::Base));
         assert_eq!(delta.content, "a</think>b");
         assert_eq!(collector.counts().base as usize, ids.len());
+    }
+
+    #[test]
+    fn calls_of_tools_are_taken_out_of_the_answer_and_not_of_the_thinking() {
+        let engine = Engine::start(EngineOptions::new(Pair::tiny())).unwrap();
+        let tokenizer = engine.tokenizer(Role::Base).unwrap();
+        let call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"n\": 1}}\n</tool_call>";
+        let ids = tokenizer.encode(&format!("I could {call}</think>\n{call}<|im_end|>")).unwrap();
+        for split in [true, false] {
+            let reading = Reading { split, thinking: true, calls: true, ..Reading::default() };
+            let mut collector = Collector::new(tokenizer, &reading);
+            let (mut content, mut reasoning, mut calls) = (String::new(), String::new(), 0);
+            let deltas: Vec<_> =
+                ids.iter().map(|id| collector.event(&tokens(&[*id], Origin::Base))).collect();
+            for delta in deltas.into_iter().chain([collector.finish()]) {
+                content.push_str(&delta.content);
+                reasoning.push_str(&delta.reasoning);
+                calls += delta.calls.len();
+            }
+            let thought = format!("I could {call}");
+            let expected = if split { String::new() } else { thought.clone() + "</think>" };
+            assert_eq!((content, calls), (expected, 1));
+            assert_eq!(reasoning, if split { thought } else { String::new() });
+        }
     }
 }

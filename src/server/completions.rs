@@ -35,19 +35,8 @@ pub(super) async fn complete(
         let message = format!("the pair answers conversations (/v1/chat/completions); ask {base}");
         return Err(fields.error("model", message));
     };
-    let prompts = prompts(&fields)?;
+    let Plain { prompts, echo, logprobs } = Plain::read(&fields, asked.n)?;
     let choices = prompts.len() * asked.n;
-    if choices > config::CHOICES_MAX {
-        let max = config::CHOICES_MAX;
-        let message = format!("{} prompts times n make {choices}, at most {max}", prompts.len());
-        return Err(fields.error("n", message));
-    }
-    let echo = fields.bool("echo")?.unwrap_or(false);
-    let logprobs = fields.integer("logprobs", 0..=i64::from(config::TOP_LOGPROBS_MAX))?;
-    if echo && logprobs.is_some() {
-        let message = "log-probabilities of the prompt are not reported; leave out echo or them";
-        return Err(fields.error("logprobs", message));
-    }
     let mut jobs = vec![];
     for prompt in prompts {
         for index in 0..asked.n {
@@ -56,11 +45,13 @@ pub(super) async fn complete(
                 stop: asked.stop.clone(),
                 tokens_max: Some(asked.tokens_max.unwrap_or(config::COMPLETION_TOKENS)),
                 ignore_end_of_turn: asked.ignore_eos,
-                logprobs: logprobs.map(|n| n as u32),
+                logprobs,
+                urgency: asked.urgency,
                 ..Completion::new(role, prompt.clone())
             };
             let reading = Reading { stop: asked.stop.clone(), ..Reading::default() };
-            jobs.push(Job { ask: Ask::Alone(completion), reading, route: "prompt" });
+            let (ask, schema) = (Ask::Alone(completion), asked.schema.clone());
+            jobs.push(Job { ask, reading, route: "prompt", schema });
         }
     }
     let replies = generate::start(&port, jobs).await?;
@@ -78,6 +69,34 @@ pub(super) async fn complete(
         return Ok(shape.stream(replies, &asked, &echoed));
     }
     shape.whole(replies, &asked, echoed).await
+}
+
+/// What a plain request says beside the common fields.
+pub(super) struct Plain {
+    prompts: Vec<Prompt>,
+    echo: bool,
+    logprobs: Option<u32>,
+}
+
+impl Plain {
+    /// Reads them; each prompt has `n` choices.
+    pub(super) fn read(fields: &Fields<'_>, n: usize) -> Result<Self, ApiError> {
+        let prompts = prompts(fields)?;
+        let choices = prompts.len() * n;
+        if choices > config::CHOICES_MAX {
+            let (max, prompts) = (config::CHOICES_MAX, prompts.len());
+            let message = format!("{prompts} prompts times n make {choices}, at most {max}");
+            return Err(fields.error("n", message));
+        }
+        let echo = fields.bool("echo")?.unwrap_or(false);
+        let logprobs = fields.integer("logprobs", 0..=i64::from(config::TOP_LOGPROBS_MAX))?;
+        if echo && logprobs.is_some() {
+            let message =
+                "log-probabilities of the prompt are not reported; leave out echo or them";
+            return Err(fields.error("logprobs", message));
+        }
+        Ok(Self { prompts, echo, logprobs: logprobs.map(|n| n as u32) })
+    }
 }
 
 /// A prompt may be text, ids, or an array of either.

@@ -57,6 +57,9 @@ impl ApiError {
             },
             RequestError::Invalid { field, reason } => Self::field(request_field(field), reason),
             RequestError::Text(_) => Self::field(route, error),
+            RequestError::TimedOut { .. } => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", error.to_string())
+            }
             RequestError::EngineStopped(_) | RequestError::Device(DeviceError::Lost(_)) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_stopped", error.to_string())
             }

@@ -14,6 +14,20 @@ pub(super) struct Fields<'a> {
     path: String,
 }
 
+#[cfg(test)]
+thread_local! {
+    static ASKED: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(vec![]) };
+}
+
+/// The full names of the fields that `read` asks for, indices left out.
+#[cfg(test)]
+pub(super) fn asked(read: impl FnOnce()) -> std::collections::BTreeSet<String> {
+    ASKED.take();
+    read();
+    let bare = |name: String| name.split(|c: char| c.is_ascii_digit()).collect();
+    ASKED.take().into_iter().map(bare).collect()
+}
+
 /// Parses a body, which has to be an object.
 pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     match serde_json::from_slice(body) {
@@ -60,6 +74,8 @@ impl<'a> Fields<'a> {
 
     /// The field's value; null counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|asked| asked.push(self.name(name)));
         self.map.get(name).filter(|value| !value.is_null())
     }
 

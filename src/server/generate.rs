@@ -12,7 +12,9 @@ use crate::engine::{Completion, Engine, Event, Events, Reply, Request};
 use crate::error::RequestError;
 use crate::ids::{Role, TokenId};
 use crate::policy::FinishWhy;
+use crate::sample::Grammar;
 use axum::http::StatusCode;
+use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -38,6 +40,8 @@ pub(super) struct Job {
     pub(super) reading: Reading,
     /// The field the prompt came in.
     pub(super) route: &'static str,
+    /// What the reply has to follow; the same for all jobs of a request.
+    pub(super) schema: Option<Arc<Value>>,
 }
 
 /// What a handler hears of one choice.
@@ -118,6 +122,13 @@ impl Ask {
         }
     }
 
+    fn follow(&mut self, grammar: Option<Grammar>) {
+        match self {
+            Self::Pair(request) => request.grammar = grammar,
+            Self::Alone(completion) => completion.grammar = grammar,
+        }
+    }
+
     fn submit(&self, engine: &Engine) -> Result<Events, RequestError> {
         match self {
             Self::Pair(request) => engine.submit(request.clone()),
@@ -136,9 +147,13 @@ pub(super) async fn start(port: &Port, jobs: Vec<Job>) -> Result<Replies, ApiErr
     let shared = port.shared.clone();
     let submit = move || {
         let engine = shared.engine.get().expect("seen above, and never taken away");
+        let grammar = jobs.first().and_then(|job| job.schema.as_deref());
+        let grammar = grammar.map(|schema| engine.json_grammar(schema)).transpose();
+        let grammar = grammar.map_err(|error| ApiError::field("response_format", error))?;
         let mut submitted = vec![];
         for (mut job, place) in jobs.into_iter().zip(places) {
             let began = Instant::now();
+            job.ask.follow(grammar.clone());
             let events = job.ask.submit(engine).map_err(|e| ApiError::engine(&e, job.route))?;
             let role = job.ask.role();
             job.reading.thinking = engine.opens_thinking(role, events.prompt(role));
@@ -191,7 +206,7 @@ fn listen(shared: &Shared, index: usize, submitted: Submitted, sender: &mpsc::Se
             cancel.store(true, Ordering::Relaxed);
         }
     };
-    let mut ended = None;
+    let (mut ended, mut called) = (None, false);
     for event in events {
         if matches!(event, Event::Started(_)) {
             observed.started();
@@ -201,6 +216,7 @@ fn listen(shared: &Shared, index: usize, submitted: Submitted, sender: &mpsc::Se
             Event::Failed(error) => ended = Some(Err(error)),
             event if !collector.is_stopped() => {
                 let delta = collector.event(&event);
+                called |= !delta.calls.is_empty();
                 if !delta.is_empty() {
                     observed.delta();
                     send(Told::Delta(index, delta));
@@ -218,8 +234,10 @@ fn listen(shared: &Shared, index: usize, submitted: Submitted, sender: &mpsc::Se
     match ended.unwrap_or_else(|| Err(gone())) {
         Ok(reply) => {
             let rest = collector.finish();
+            called |= !rest.calls.is_empty();
             let finish = match reply.finish {
                 _ if collector.is_stopped() => "stop",
+                FinishWhy::Stop if called => "tool_calls",
                 FinishWhy::Stop => "stop",
                 FinishWhy::Length => "length",
                 FinishWhy::Cancelled => "abort",

@@ -65,6 +65,8 @@ pub struct ServerOptions {
     pub api_key: Option<String>,
     /// The pair's name; its own by default.
     pub served_model_name: Option<String>,
+    /// Origins whose web pages may ask, such as `https://example.org`; `*` is every one.
+    pub cors_origins: Vec<String>,
     /// Bytes a body may have.
     pub body_bytes_max: usize,
     /// Replies that may be worked on or wait at the same time.
@@ -80,6 +82,7 @@ impl Default for ServerOptions {
             host: config::SERVE_HOST.into(),
             listen: vec![listen],
             api_key: None,
+            cors_origins: vec![],
             served_model_name: None,
             body_bytes_max: config::BODY_BYTES_MAX,
             places: config::SEQUENCES_MAX + config::QUEUE_MAX,
@@ -107,6 +110,13 @@ impl Server {
     pub fn bind(options: &ServerOptions, pair: &Pair) -> Result<Self, ServeError> {
         let name = options.served_model_name.as_deref().unwrap_or(&pair.name);
         let all = models::of_pair(name, pair);
+        let origin = |text: &String| {
+            text.parse().map_err(|_| ServeError::Invalid {
+                field: "cors-origin",
+                reason: format!("expected an origin or *, got {text:?}"),
+            })
+        };
+        let cors_origins = options.cors_origins.iter().map(origin).collect::<Result<_, _>>()?;
         let mut bound = vec![];
         for listen in &options.listen {
             let models = pinned(&all, listen)?;
@@ -125,6 +135,7 @@ impl Server {
             metrics: metrics::Metrics::default(),
             api_key: options.api_key.clone(),
             body_bytes_max: options.body_bytes_max,
+            cors_origins,
             created_s: super::chat::now_s(),
         });
         let (close, closing) = watch::channel(false);

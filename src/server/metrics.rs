@@ -2,13 +2,14 @@
 //! measured.
 //!
 //! Times are the server's own: from submission to the first text a client could see, and to the
-//! end. A pair shows whole steps, so the time per output token is the mean over a reply. Not here,
-//! because the engine does not report them yet: use of the KV pool and hits of the prefix cache.
+//! end. A pair shows whole steps, so the time per output token is the mean over a reply. What the
+//! engine is busy with is as of its last step.
 
 use super::Port;
 use super::collect::Counts;
-use crate::engine::Reply;
+use crate::engine::{Load, Reply};
 use crate::error::RequestError;
+use crate::ids::Role;
 use crate::policy::Origin;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -30,8 +31,12 @@ pub(super) struct Metrics {
 
 #[derive(Default)]
 struct Numbers {
+    received: u64,
     waiting: u64,
     running: u64,
+    /// Prompt tokens of both models, and those of them that lay in the prefix cache.
+    looked_up: u64,
+    cached: u64,
     prompt_tokens: u64,
     generated_tokens: u64,
     wasted_tokens: u64,
@@ -77,7 +82,10 @@ impl Metrics {
 
     /// A request that waits for a place in the engine since `began`.
     pub(super) fn waiting(&self, began: Instant, prompt_tokens: usize) -> Observed<'_> {
-        self.numbers().waiting += 1;
+        let mut numbers = self.numbers();
+        numbers.received += 1;
+        numbers.waiting += 1;
+        drop(numbers);
         Observed { metrics: self, began, first: None, running: false, prompt_tokens }
     }
 }
@@ -104,6 +112,9 @@ impl Observed<'_> {
         numbers.prompt_tokens += self.prompt_tokens as u64;
         numbers.generated_tokens += u64::from(counts.written());
         numbers.wasted_tokens += u64::from(reply.tokens.wasted);
+        let tokens = &reply.tokens;
+        numbers.looked_up += u64::from(tokens.prompt_base + tokens.prompt_draft);
+        numbers.cached += u64::from(tokens.cached_base + tokens.cached_draft);
         numbers.whole.add(whole_s);
         if let Some(first) = self.first {
             let first_s = (first - self.began).as_secs_f64();
@@ -118,13 +129,14 @@ impl Observed<'_> {
         numbers.steps.iter_mut().zip(steps).for_each(|(all, new)| *all += new);
         drop(numbers);
         tracing::info!(
-            "{}: {finish}, {} prompt tokens, {} by the base, {} by the draft, {} wasted, {:.3} s",
-            reply.id,
-            self.prompt_tokens,
-            counts.base,
-            counts.draft,
-            reply.tokens.wasted,
-            whole_s
+            request = reply.id.0,
+            finish,
+            prompt_tokens = self.prompt_tokens,
+            base_tokens = counts.base,
+            draft_tokens = counts.draft,
+            wasted_tokens = reply.tokens.wasted,
+            seconds = whole_s,
+            "replied"
         );
     }
 
@@ -171,10 +183,32 @@ impl Page {
     }
 }
 
-fn page(n: &Numbers) -> String {
+/// What an engine is busy with.
+fn add_load(page: &mut Page, load: &Load) {
+    let help = "Engine steps since the start.";
+    page.one("engine_steps_total", "counter", help, load.steps);
+    let help = "How often a request gave its place back for want of pages or priority.";
+    page.one("num_preemptions_total", "counter", help, load.preemptions);
+    let help = "Share of the KV pool that holds a model's pages, cached ones included.";
+    page.head("kv_cache_usage_perc", "gauge", help);
+    for role in Role::ALL {
+        let share = load.used_pages[role.index()] as f64 / load.pages.max(1) as f64;
+        page.value("kv_cache_usage_perc", &format!("{{model=\"{role}\"}}"), share);
+    }
+    page.head("kv_pages", "gauge", "Pages of the KV pool; cached ones are free when needed.");
+    let held = load.pages - load.free_pages - load.evictable_pages;
+    let states = [("free", load.free_pages), ("cached", load.evictable_pages), ("held", held)];
+    for (state, pages) in states {
+        page.value("kv_pages", &format!("{{state=\"{state}\"}}"), pages);
+    }
+}
+
+fn page(n: &Numbers, load: Option<&Load>) -> String {
     let mut page = Page(String::new());
     page.one("num_requests_running", "gauge", "Replies the engine works on.", n.running);
     page.one("num_requests_waiting", "gauge", "Replies that wait for a place.", n.waiting);
+    let help = "Replies asked for that were not refused at once.";
+    page.one("requests_received_total", "counter", help, n.received);
     page.one("prompt_tokens_total", "counter", "Prompt tokens of ended replies.", n.prompt_tokens);
     let help = "Tokens the models wrote into ended replies.";
     page.one("generation_tokens_total", "counter", help, n.generated_tokens);
@@ -186,6 +220,10 @@ fn page(n: &Numbers) -> String {
         let labels = format!("{{finished_reason=\"{reason}\"}}");
         page.value("request_success_total", &labels, count);
     }
+    let help = "Prompt tokens of ended replies, on both models.";
+    page.one("prefix_cache_queries_total", "counter", help, n.looked_up);
+    let help = "Of these, tokens that lay in the prefix cache.";
+    page.one("prefix_cache_hits_total", "counter", help, n.cached);
     let help =
         "Reasoning steps: drafted and accepted, drafted and rewritten, or unasked by the base.";
     page.head("reason_steps_total", "counter", help);
@@ -197,12 +235,16 @@ fn page(n: &Numbers) -> String {
     let help = "Mean of a reply, after its first text.";
     page.histogram("request_time_per_output_token_seconds", help, &n.per_token);
     page.histogram("e2e_request_latency_seconds", "From submission to the end.", &n.whole);
+    if let Some(load) = load {
+        add_load(&mut page, load);
+    }
     page.0
 }
 
 /// The route.
 pub(super) async fn show(State(port): State<Port>) -> Response {
-    let text = page(&port.shared.metrics.numbers());
+    let load = port.shared.engine.get().map(|engine| engine.load());
+    let text = page(&port.shared.metrics.numbers(), load.as_ref());
     let mut response = Response::new(text.into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -214,10 +256,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_pages_of_the_pool_add_up() {
+        let load = Load {
+            pages: 10,
+            free_pages: 3,
+            evictable_pages: 2,
+            used_pages: [3, 4],
+            ..Load::default()
+        };
+        let text = page(&Numbers::default(), Some(&load));
+        for line in ["kv_pages{state=\"held\"} 5\n", "kv_cache_usage_perc{model=\"base\"} 0.4\n"] {
+            assert!(text.contains(&format!("forerun:{line}")), "{line} in {text}");
+        }
+    }
+
+    #[test]
     fn buckets_are_cumulative_and_end_with_the_count() {
         let mut numbers = Numbers::default();
         [0.0005, 0.03, 999.0].iter().for_each(|s| numbers.whole.add(*s));
-        let text = page(&numbers);
+        let text = page(&numbers, None);
         let bucket = |le: &str| format!("e2e_request_latency_seconds_bucket{{le=\"{le}\"}}");
         for (le, count) in [("0.001", 1), ("0.02", 1), ("0.05", 2), ("120", 2), ("+Inf", 3)] {
             let line = format!("forerun:{} {count}\n", bucket(le));

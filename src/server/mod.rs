@@ -17,9 +17,11 @@ mod generate;
 mod listen;
 mod metrics;
 mod models;
+mod openapi;
 mod protocol;
 mod stream;
 mod texts;
+mod tools;
 
 pub use listen::{Listen, Server, ServerOptions};
 
@@ -28,13 +30,14 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use errors::ApiError;
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// What all ports have in common.
 struct Shared {
@@ -46,6 +49,8 @@ struct Shared {
     metrics: metrics::Metrics,
     api_key: Option<String>,
     body_bytes_max: usize,
+    /// Web pages of these origins may ask; `*` is every one.
+    cors_origins: Vec<HeaderValue>,
     /// Seconds since 1970.
     created_s: u64,
 }
@@ -111,7 +116,8 @@ impl Drop for Place {
 /// All routes of a port.
 fn router(port: Port) -> Router {
     let limit = port.shared.body_bytes_max;
-    Router::new()
+    let cors = cors(&port.shared.cors_origins);
+    let router = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
         .route("/v1/models", get(models::list))
@@ -120,12 +126,28 @@ fn router(port: Port) -> Router {
         .route("/detokenize", post(texts::detokenize))
         .route("/apply-template", post(texts::apply_template))
         .route("/metrics", get(metrics::show))
+        .route("/openapi.json", get(openapi::show))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .route_layer(DefaultBodyLimit::max(limit))
         .layer(axum::middleware::from_fn_with_state(port.clone(), auth::check))
         .route("/health", get(health))
-        .with_state(port)
+        .with_state(port);
+    // Outside of the key: a browser asks whether it may ask without one.
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
+fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    let origin = match origins {
+        [] => return None,
+        all if all.iter().any(|origin| origin == "*") => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().cloned()),
+    };
+    let cors = CorsLayer::new().allow_origin(origin).allow_methods([Method::GET, Method::POST]);
+    Some(cors.allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE]))
 }
 
 /// `GET /health`: 200 while requests are taken, else 503.

@@ -8,12 +8,14 @@ use super::errors::ApiError;
 use super::fields::Fields;
 use super::models::{Model, Who};
 use crate::config;
-use crate::engine::{JudgeText, PolicyOptions};
+use crate::engine::{JudgeText, PolicyOptions, Urgency};
 use crate::ids::TokenId;
 use crate::policy::PolicyKind;
 use crate::sample::SamplingOverrides;
 use serde_json::Value;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// What a request says beside its prompt.
 #[derive(Debug, Clone)]
@@ -26,6 +28,9 @@ pub(super) struct Asked {
     pub(super) stream: bool,
     pub(super) include_usage: bool,
     pub(super) ignore_eos: bool,
+    pub(super) urgency: Urgency,
+    /// The JSON schema the reply has to follow.
+    pub(super) schema: Option<Arc<Value>>,
     /// For the pair.
     pub(super) policy: PolicyKind,
     pub(super) options: PolicyOptions,
@@ -63,10 +68,6 @@ fn no_tool(value: &Value) -> bool {
     value == "none" || value == "auto"
 }
 
-fn plain_text(value: &Value) -> bool {
-    value["type"] == "text"
-}
-
 fn text_only(value: &Value) -> bool {
     value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text"))
 }
@@ -93,17 +94,13 @@ const REFUSED: &[(&str, Neutral)] = &[
     ("mirostat", off),
     ("modalities", text_only),
     ("prediction", never),
-    ("priority", off),
     ("prompt_logprobs", off_bool),
     ("reasoning_effort", never),
-    ("response_format", plain_text),
     ("return_tokens_as_token_ids", off),
     ("skip_special_tokens", on),
     ("stop_token_ids", empty),
     ("structured_outputs", never),
     ("suffix", empty),
-    ("tool_choice", no_tool),
-    ("tools", empty),
     ("truncate_prompt_tokens", never),
     ("typical_p", one),
     ("use_beam_search", off),
@@ -113,6 +110,12 @@ const REFUSED: &[(&str, Neutral)] = &[
 
 fn off_bool(value: &Value) -> bool {
     value == &Value::Bool(false)
+}
+
+/// Whether a field is known only to be refused.
+#[cfg(test)]
+pub(super) fn is_refused(name: &str) -> bool {
+    REFUSED.iter().any(|(refused, _)| *refused == name)
 }
 
 /// Reads the common fields of a request to `model`.
@@ -127,6 +130,10 @@ pub(super) fn read(fields: &Fields<'_>, model: &Model) -> Result<Asked, ApiError
     let ignore_eos = fields.bool("ignore_eos")?.unwrap_or(false);
     if ignore_eos && pair {
         return Err(fields.error("ignore_eos", "a pair ends with its answer; ask one model alone"));
+    }
+    let schema = response_format(fields)?.map(Arc::new);
+    if ignore_eos && schema.is_some() {
+        return Err(fields.error("ignore_eos", "a reply with a response_format ends by itself"));
     }
     let stream = fields.bool("stream")?.unwrap_or(false);
     let stream_options = fields.object("stream_options")?;
@@ -144,6 +151,8 @@ pub(super) fn read(fields: &Fields<'_>, model: &Model) -> Result<Asked, ApiError
         stream,
         include_usage: usage.flatten().unwrap_or(false),
         ignore_eos,
+        urgency: urgency(fields)?,
+        schema,
         policy,
         options,
     })
@@ -155,6 +164,46 @@ impl Asked {
         let seed = self.sampling.seed.map(|seed| seed.wrapping_add(index as u64));
         SamplingOverrides { seed, ..self.sampling.clone() }
     }
+}
+
+/// The schema of `response_format`: any object, or the one that is given.
+fn response_format(fields: &Fields<'_>) -> Result<Option<Value>, ApiError> {
+    let Some(format) = fields.object("response_format")? else { return Ok(None) };
+    match format.string("type")? {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(serde_json::json!({"type": "object"}))),
+        Some("json_schema") => {
+            let given = format.object("json_schema")?;
+            let given = given.ok_or_else(|| {
+                format.error("json_schema", "expected an object with the schema, got nothing")
+            })?;
+            given.string("name")?;
+            given.bool("strict")?;
+            match given.get("schema") {
+                Some(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(Some(schema.clone())),
+                Some(other) => {
+                    let got = super::fields::kind(other);
+                    Err(given.error("schema", format!("expected a JSON schema, got {got}")))
+                }
+                None => Err(given.error("schema", "expected a JSON schema, got nothing")),
+            }
+        }
+        other => {
+            let got = other.unwrap_or("nothing");
+            let message = format!("expected text, json_object or json_schema, got {got:?}");
+            Err(format.error("type", message))
+        }
+    }
+}
+
+/// vLLM's `priority`, and our own bound on how long a reply may take.
+fn urgency(fields: &Fields<'_>) -> Result<Urgency, ApiError> {
+    let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?;
+    let timeout_ms = fields.count("timeout_ms")?;
+    Ok(Urgency {
+        priority: priority.unwrap_or(0) as i32,
+        timeout: timeout_ms.map(|ms| Duration::from_millis(u64::from(ms))),
+    })
 }
 
 fn tokens_max(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
@@ -303,7 +352,7 @@ mod tests {
             assert_eq!(ask(&body, alone).unwrap_err(), *name);
         }
         let nothing = json!({"tools": [], "response_format": {"type": "text"}, "best_of": 1,
-            "priority": 0, "tool_choice": "auto", "skip_special_tokens": true, "suffix": null,
+            "tool_choice": "auto", "skip_special_tokens": true, "suffix": null,
             "metadata": {"a": "b"}, "user": "me", "never_heard_of": [1]});
         ask(&nothing, alone).unwrap();
     }
@@ -313,6 +362,16 @@ mod tests {
         for (body, param) in [
             (json!({"temperature": "hot"}), "temperature"),
             (json!({"top_k": 1.5}), "top_k"),
+            (json!({"priority": "high"}), "priority"),
+            (json!({"response_format": "json"}), "response_format"),
+            (json!({"response_format": {}}), "response_format.type"),
+            (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+            (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}}),
+                "response_format.json_schema.schema",
+            ),
+            (json!({"timeout_ms": 0}), "timeout_ms"),
             (json!({"seed": "x"}), "seed"),
             (json!({"n": 0}), "n"),
             (json!({"n": 17}), "n"),

@@ -118,7 +118,10 @@ fn rendered(engine: &Engine, who: Who, fields: &Fields<'_>) -> Result<Vec<TokenI
     let messages = messages(fields)?;
     let options = render_options(fields)?;
     let ids: Result<_, RequestError> = match who {
-        Who::Pair => engine.render(&Request { messages, ..Request::ask("") }, Role::Base),
+        Who::Pair => {
+            let variables = options.variables;
+            engine.render(&Request { messages, variables, ..Request::ask("") }, Role::Base)
+        }
         Who::Alone(role) => engine.prompt_ids(role, &Prompt::Chat { messages, options }),
     };
     ids.map_err(|error| ApiError::engine(&error, "messages"))

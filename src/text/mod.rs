@@ -8,6 +8,8 @@
 mod answer;
 mod detokenize;
 mod gguf_vocab;
+#[cfg(feature = "grammar")]
+mod grammar;
 mod id_map;
 mod python;
 mod reasoning;
@@ -22,6 +24,8 @@ mod tests;
 pub use answer::{equal, extract, extract_gsm8k};
 pub use detokenize::Detokenizer;
 pub use gguf_vocab::{GgufVocab, SUPPORTED_PRE};
+#[cfg(feature = "grammar")]
+pub use grammar::Grammars;
 pub use id_map::{IdMap, SpecialRoles};
 pub use reasoning::{ReasoningState, ReasoningTags, ReasoningTracker, SplitText, split_reasoning};
 pub use step::{SentenceEnd, StepSplitter, Steps, steps};
