@@ -45,3 +45,5 @@ pub const DRAIN_S: u64 = 30;
 pub const ATTENTION_SPLIT_KEYS: usize = 512;
 /// Tokens the answer phase may take.
 pub const ANSWER_TOKENS_MAX: u32 = 1024;
+/// Tokens proposed to a decode at a time, at most (SpecReason §4.2 proposes 5).
+pub const WINDOW_MAX: u32 = 8;

@@ -13,7 +13,7 @@ use crate::engine::{
     DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking,
 };
 use crate::ids::{Role, TokenId};
-use crate::policy::{AnswerBy, PolicyKind};
+use crate::policy::{AnswerBy, PolicyKind, Proposer, WindowSize};
 use crate::sample::{Readout, SamplingOverrides, SamplingParams};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -208,7 +208,8 @@ impl EngineArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Policy")]
 pub(super) struct PolicyArgs {
-    /// base, draft or specreason [default: specreason; base without a draft model]
+    /// base, draft, spec-decode, specreason or specreason+decode [default: specreason; base without
+    /// a draft model]
     #[arg(long, value_name = "POLICY", env = "FORERUN_POLICY", hide_env_values = true)]
     pub(super) policy: Option<PolicyKind>,
     /// Accept a step from this score on [default: the pair's; 7 in general]
@@ -267,6 +268,18 @@ pub(super) struct KnobArgs {
     #[arg(long, value_parser = FalseyValueParser::new())]
     #[arg(env = "FORERUN_STEP_LOGPROBS", hide_env_values = true)]
     pub(super) step_logprobs: bool,
+    /// Who proposes tokens to the base, with spec-decode and specreason+decode: draft or ngram
+    /// [default: draft; ngram without a draft model]
+    #[arg(long, value_name = "WHO", env = "FORERUN_PROPOSER", hide_env_values = true)]
+    pub(super) proposer: Option<Proposer>,
+    /// Tokens proposed at a time: 0 to 8, or auto for as many as pay [default: auto]
+    #[arg(long, visible_alias = "num-speculative-tokens", value_name = "TOKENS")]
+    #[arg(env = "FORERUN_WINDOW", hide_env_values = true)]
+    pub(super) window: Option<WindowSize>,
+    /// Let the base keep what it would have written itself of a step it rejected
+    #[arg(long, value_parser = FalseyValueParser::new())]
+    #[arg(env = "FORERUN_SALVAGE", hide_env_values = true)]
+    pub(super) salvage: bool,
 }
 
 impl PolicyArgs {
@@ -305,6 +318,9 @@ impl KnobArgs {
             answer_by: self.answer_by,
             stop_on_repeat: self.stop_on_repeat,
             step_logprobs: self.step_logprobs,
+            proposer: self.proposer,
+            window: self.window,
+            salvage: self.salvage,
         };
         options.validate()?;
         Ok(options)

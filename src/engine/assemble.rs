@@ -1,24 +1,22 @@
-//! From tasks to a ragged batch, and from its results back to outcomes.
+//! From tasks to a ragged batch.
 //!
-//! For every task: how many rows it still has to feed, the rows a grant turns into, and what their
-//! results mean. A decode feeds what its model has not seen and draws from the last row; further
+//! For every task: how many rows it still has to feed, and the rows a grant turns into. A decode feeds what its model has not seen and draws from the last row; further
 //! passes of a chain feed what the pass before drew, so a decode runs ahead of the host by some
 //! tokens, and those beyond its end are forgotten again ([`Live::forget_ahead`]). A scoring feeds
 //! the same rows and then its suffix, which attends to the branch's table and writes to its own.
-//! Read next: [`super::runner`].
+//! Read next:
+//! [`super::results`], what comes back.
 
-use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary, release_task};
-use super::request::TokenLogprob;
+use super::live::{Live, ScoreTask, Task, Vocabulary};
+use super::window::Window;
 use crate::device::{
-    Drawn, FedRow, HeadKind, HeadResult, HeadRow, Mask, PageCopy, RaggedBatch, Results, RowGroup,
-    SampleRow, Span,
+    Drawn, FedRow, HeadKind, HeadRow, Mask, PageCopy, RaggedBatch, RowGroup, SampleRow, Span,
 };
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
-use crate::policy::command::TokenStats;
-use crate::policy::{Outcome, ScoreSpan, StopCause};
-use crate::sample::{Key, Purpose, Sampled};
+use crate::policy::{Decode, ScoreSpan};
+use crate::sample::{Key, Purpose};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
 use std::ops::Range;
@@ -35,22 +33,60 @@ pub(super) struct Slot {
     pub(super) prompt_rows: usize,
     phase: Phase,
     /// Log-probability heads.
-    logprobs: Range<usize>,
+    pub(super) logprobs: Range<usize>,
     /// The row of the logits buffer whose likeliest tokens are wanted, and how many.
     pub(super) alternatives: Option<(usize, usize)>,
-    read: Read,
+    pub(super) read: Read,
 }
 
 /// Which result finishes something.
 #[derive(Clone, Copy)]
-enum Read {
+pub(super) enum Read {
     Nothing,
-    Argmax(usize),
-    Sample(usize),
+    /// The argmaxes of `count` rows in order, by the first of their heads.
+    Argmax {
+        first: usize,
+        count: usize,
+    },
+    /// The tokens drawn from `count` rows in order, by the first of their samples.
+    Sample {
+        first: usize,
+        count: usize,
+    },
     Labels(usize),
 }
 
+impl Read {
+    /// The same for `count` rows.
+    fn of(self, rows: usize) -> Self {
+        match self {
+            Self::Argmax { first, .. } => Self::Argmax { first, count: rows },
+            Self::Sample { first, .. } => Self::Sample { first, count: rows },
+            other => other,
+        }
+    }
+}
+
+/// A task that draws, and runs ahead.
+struct Drawing<'a> {
+    decode: &'a Decode,
+    /// Tokens beyond the tail that are fed before the first it draws.
+    proposed: usize,
+    /// Tokens it may draw.
+    limit: usize,
+}
+
 impl Slot {
+    /// Tokens it draws, where it feeds hardly more rows than that.
+    pub(super) fn draws(&self) -> Option<usize> {
+        match self.read {
+            Read::Argmax { count, .. } | Read::Sample { count, .. } if self.rows <= count + 1 => {
+                Some(count)
+            }
+            _ => None,
+        }
+    }
+
     /// How the time of a pass counts: rows of the prompt apart from the rest.
     pub(super) fn shares(&self) -> [(Phase, usize); 2] {
         [(Phase::Prompt, self.prompt_rows), (self.phase, self.rows - self.prompt_rows)]
@@ -72,11 +108,15 @@ pub(super) struct Assembly {
 fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> Range<usize> {
     let (role, branch) = at;
     let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
-    let seen = pool.len(seq);
+    let (seen, window) = (pool.len(seq), live.branches[&branch].window.len());
     let end = |task: &ScoreTask| prompt + task.end;
     match live.branches[&branch].tasks[role.index()].as_ref().expect("an active task") {
-        // The logits at the tip come from its last token, seen or not.
+        // The logits at the tip come from its last token, seen or not. Until there is a window to
+        // go with it, everything before it may be fed.
+        Task::Decode(task) if task.window == Window::Writing => seen.min(total - 1)..total - 1,
+        Task::Decode(_) if role == Role::Base => seen.min(total - 1)..total + window,
         Task::Decode(_) => seen.min(total - 1)..total,
+        Task::Propose(_) => seen.min(total + window - 1)..total + window,
         Task::Score(task) => match task.score.span {
             ScoreSpan::LogProbs { from }
                 if prompt + from as usize + task.logprobs.len() < end(task) =>
@@ -100,7 +140,16 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
     let feed = span_to_feed(live, pool, seq, at);
     let mut work = Work { rows: feed.len(), full_rows: 0, arrival: live.id.0 };
     match live.branches[&branch].tasks[role.index()].as_ref()? {
-        Task::Decode(task) => work.full_rows = usize::from(!is_plain_greedy(task)),
+        Task::Decode(task) if task.window == Window::Writing && feed.is_empty() => return None,
+        Task::Decode(task) if task.window == Window::Writing => {}
+        Task::Decode(task) => {
+            let draws = feed.end + 1 - live.total(role, branch);
+            work.full_rows = if is_plain_greedy(&task.decode) { 0 } else { draws };
+        }
+        Task::Propose(_) => {
+            let greedy = live.base_decode(branch).is_none_or(is_plain_greedy);
+            work.full_rows = usize::from(!greedy);
+        }
         Task::Score(task) => work.rows += task.score.suffix.len() - pool.len(task.scratch),
         Task::Span { .. } => {}
     }
@@ -116,11 +165,11 @@ pub(super) fn wants_logits(live: &Live, (role, branch): (Role, BranchId)) -> boo
 }
 
 /// Whether the argmax alone decides, so that no row of logits need be stored.
-fn is_plain_greedy(task: &DecodeTask) -> bool {
-    let (p, until) = (&task.decode.sampling, &task.decode.until);
+fn is_plain_greedy(decode: &Decode) -> bool {
+    let (p, until) = (&decode.sampling, &decode.until);
     p.is_greedy()
         && !p.edits_logits()
-        && !task.decode.want.any()
+        && !decode.want.any()
         && until.entropy_above.is_none()
         && until.entropy_below.is_none()
 }
@@ -175,17 +224,44 @@ impl Assembly {
             alternatives: None,
             read: Read::Nothing,
         };
+        let total = live.total(role, branch);
         let task = live.branches[&branch].tasks[role.index()].as_ref().expect("an active task");
         match task {
             Task::Decode(task) => {
                 slot.phase = task.decode.phase;
-                if fed.end == feed.end {
-                    let row = self.batch(0).rows() - 1;
-                    slot.read = self.draw(0, live, task, at, row);
+                let beyond = fed.end.checked_sub(total).filter(|_| task.window != Window::Writing);
+                if let Some(window) = beyond {
+                    let row = self.batch(0).rows() - 1 - window;
+                    slot.read = self.draw_along(live, &task.decode, at, row, window);
+                    if window > 0 {
+                        self.passes[0].1.push(slot);
+                        // Tokens there was no room for are not proposed.
+                        live.propose_only(branch, window);
+                        return Ok(());
+                    }
                     let wanted = task.decode.want.alternatives as usize;
                     let full_row = self.batch(0).full_rows().checked_sub(1);
                     slot.alternatives = full_row.filter(|_| wanted > 0).map(|row| (row, wanted));
-                    return self.add_ahead(slot, live, task, at, pool, seq);
+                    let written = live.branches[&branch].ids.len() - task.start as usize;
+                    let limit = (task.decode.until.limit as usize).saturating_sub(written);
+                    let drawing = Drawing { decode: &task.decode, proposed: 0, limit };
+                    self.add_ahead(slot, live, &drawing, at, pool, seq)?;
+                    if role == Role::Base {
+                        live.propose_only(branch, 0);
+                    }
+                    return Ok(());
+                }
+            }
+            Task::Propose(task) => {
+                slot.phase = Phase::Draft;
+                if fed.end == feed.end {
+                    let proposed = fed.end - total;
+                    let decode = live.base_decode(branch).expect("it asked for a window");
+                    let row = self.batch(0).rows() - 1;
+                    slot.read = self.draw(0, live, decode, at, row, proposed);
+                    let limit = task.tokens - proposed;
+                    let drawing = Drawing { decode, proposed, limit };
+                    return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
             Task::Score(task) => {
@@ -216,29 +292,29 @@ impl Assembly {
         Ok(())
     }
 
-    /// Adds the slot of a decode that draws, and the rows of later passes by which it runs ahead.
+    /// Adds the slot of a task that draws, and the rows of later passes by which it runs ahead.
     fn add_ahead(
         &mut self,
         mut slot: Slot,
         live: &Live,
-        task: &DecodeTask,
+        drawing: &Drawing<'_>,
         at: (Role, BranchId),
         pool: &mut Pool,
         seq: SeqId,
     ) -> Result<(), RequestError> {
         let (role, branch) = at;
-        let len = live.branches[&branch].ids.len();
+        let Drawing { decode, proposed, limit } = *drawing;
         // Penalties look at tokens only the host will know.
-        let known = task.decode.sampling.needs_history();
-        let limit = (task.decode.until.limit as usize).saturating_sub(len - task.start as usize);
+        let known = decode.sampling.needs_history();
         let most = if known { 1 } else { self.run_ahead };
+        let len = live.branches[&branch].ids.len() + proposed;
         let draws = most.min(limit).min(live.tail_max - len).max(1);
-        let position = live.total(role, branch);
+        let position = live.total(role, branch) + proposed;
         for pass in 1..draws {
             let drawn = match slot.read {
-                Read::Argmax(head) => Drawn::Head(head),
-                Read::Sample(sample) => Drawn::Sample(sample),
-                Read::Nothing | Read::Labels(_) => unreachable!("a decode that draws"),
+                Read::Argmax { first, .. } => Drawn::Head(first),
+                Read::Sample { first, .. } => Drawn::Sample(first),
+                Read::Nothing | Read::Labels(_) => unreachable!("a task that draws"),
             };
             let next = Slot { rows: 1, prompt_rows: 0, logprobs: 0..0, alternatives: None, ..slot };
             self.passes[pass - 1].1.push(slot);
@@ -249,7 +325,7 @@ impl Assembly {
             let row = self.batch(pass).rows();
             self.push_group(pass, pool, (seq, None), &[TokenId(0)], position + pass - 1)?;
             self.batch(pass).fed.push(FedRow { row, drawn });
-            slot.read = self.draw(pass, live, task, at, row);
+            slot.read = self.draw(pass, live, decode, at, row, proposed + pass);
         }
         self.passes[draws - 1].1.push(slot);
         Ok(())
@@ -316,168 +392,57 @@ impl Assembly {
         Ok(first_head..batch.heads.len())
     }
 
-    /// Draws a token from `row` of a pass.
+    /// Draws a token from `row` of a pass and from each of the `window` rows after it.
+    fn draw_along(
+        &mut self,
+        live: &Live,
+        decode: &Decode,
+        at: (Role, BranchId),
+        row: usize,
+        window: usize,
+    ) -> Read {
+        let first = self.draw(0, live, decode, at, row, 0);
+        for i in 1..=window {
+            self.draw(0, live, decode, at, row + i, i);
+        }
+        first.of(window + 1)
+    }
+
+    /// Draws the token that comes `beyond` tokens after the tail from `row` of a pass, as `decode`
+    /// says: a draft that proposes draws with the random numbers of the base.
     fn draw(
         &mut self,
         pass: usize,
         live: &Live,
-        task: &DecodeTask,
-        at: (Role, BranchId),
+        decode: &Decode,
+        (role, branch): (Role, BranchId),
         row: usize,
+        beyond: usize,
     ) -> Read {
-        let (role, branch) = at;
         let batch = self.batch(pass);
-        if is_plain_greedy(task) {
+        if is_plain_greedy(decode) {
             batch.heads.push(HeadRow { row, kind: HeadKind::Argmax });
-            return Read::Argmax(batch.heads.len() - 1);
+            return Read::Argmax { first: batch.heads.len() - 1, count: 1 };
         }
-        let tail = &live.branches[&branch].ids;
-        let params = (*task.decode.sampling).clone();
+        let tail = &live.branches[&branch];
+        let params = (*decode.sampling).clone();
         let (prompt, generated) = if params.needs_history() {
-            (live.prompts[role.index()].clone(), tail.clone())
+            let proposed = tail.window.iter().take(beyond);
+            let generated = tail.ids.iter().chain(proposed).copied().collect();
+            (live.prompts[role.index()].clone(), generated)
         } else {
             (vec![], vec![])
         };
         let key = Key {
             seed: params.seed,
             branch,
-            position: (tail.len() + pass) as u32,
-            role,
+            position: (tail.ids.len() + beyond) as u32,
+            role: decode.role,
             purpose: Purpose::Draw,
         };
         let logits_row = batch.full_rows();
         batch.heads.push(HeadRow { row, kind: HeadKind::Full });
         batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
-        Read::Sample(batch.samples.len() - 1)
+        Read::Sample { first: batch.samples.len() - 1, count: 1 }
     }
-}
-
-/// What a slot's results mean for its request: an outcome when its task is complete.
-/// `alternatives` are those the slot wanted.
-pub(super) fn read(
-    slot: &Slot,
-    role: Role,
-    live: &mut Live,
-    pool: &mut Pool,
-    vocabulary: &Vocabulary,
-    results: &Results,
-    alternatives: Vec<(TokenId, f32)>,
-) -> Result<Option<Outcome>, RequestError> {
-    let branch = slot.branch;
-    let new = results.heads[slot.logprobs.clone()].iter().map(|head| match head {
-        HeadResult::LogProb(p) => *p,
-        other => unreachable!("a log-probability head returned {other:?}"),
-    });
-    let tail = live.branches.get_mut(&branch).expect("live branch");
-    let task = tail.tasks[role.index()].as_mut().expect("an active task");
-    match (task, &slot.read) {
-        (Task::Decode(_), Read::Argmax(i)) => {
-            let HeadResult::Argmax { id, .. } = results.heads[*i] else {
-                unreachable!("an argmax head returned something else")
-            };
-            drawn(live, pool, (role, branch), id, None, vocabulary)
-        }
-        (Task::Decode(_), Read::Sample(i)) => {
-            let sampled = &results.samples[*i];
-            let told = Some((sampled, alternatives));
-            drawn(live, pool, (role, branch), sampled.id, told, vocabulary)
-        }
-        (Task::Score(task), read) => {
-            task.logprobs.extend(new);
-            let Read::Labels(i) = read else { return Ok(None) };
-            let HeadResult::Labels(probs) = &results.heads[*i] else {
-                unreachable!("a label head returned something else")
-            };
-            let logprobs = std::mem::take(&mut task.logprobs);
-            let done = tail.tasks[role.index()].take().expect("just seen");
-            release_task(pool, &done);
-            Ok(Some(Outcome::Scored { branch, role, probs: probs.clone(), logprobs }))
-        }
-        (Task::Span { range, logprobs }, _) => {
-            logprobs.extend(new);
-            if logprobs.len() < range.len() {
-                return Ok(None);
-            }
-            let logprobs = std::mem::take(logprobs);
-            tail.tasks[role.index()] = None;
-            Ok(Some(Outcome::Spanned { branch, role, logprobs }))
-        }
-        (Task::Decode(_), _) => Ok(None),
-    }
-}
-
-/// Appends a drawn token and says whether the decode ends with it.
-fn drawn(
-    live: &mut Live,
-    pool: &mut Pool,
-    at: (Role, BranchId),
-    own_id: TokenId,
-    sampled: Option<(&Sampled, Vec<(TokenId, f32)>)>,
-    vocabulary: &Vocabulary,
-) -> Result<Option<Outcome>, RequestError> {
-    let (role, branch) = at;
-    let id = vocabulary.read_from(role, own_id)?;
-    let tells = match live.branches[&branch].tasks[role.index()].as_ref() {
-        Some(Task::Decode(task)) => task.decode.want.logprob,
-        _ => false,
-    };
-    let (sampled, alternatives) = sampled.map_or((None, vec![]), |(s, a)| (Some(s), a));
-    let logprob = sampled.filter(|_| tells).map(|s| s.logprob);
-    let logprobs = logprob.map(|logprob| TokenLogprob { logprob, alternatives });
-    live.append(branch, &[id], role.into(), logprobs.into_iter().collect(), vocabulary);
-    let tail_max = live.tail_max;
-    let tail = live.branches.get_mut(&branch).expect("live branch");
-    let len = tail.ids.len();
-    let Some(Task::Decode(task)) = tail.tasks[role.index()].as_mut() else {
-        unreachable!("only a decode draws")
-    };
-    let want = task.decode.want;
-    if let (true, Some(s)) = (want.any(), sampled) {
-        task.stats.push(TokenStats {
-            entropy: want.entropy.then_some(s.entropy_nats),
-            top1: want.top1.then_some(s.top1_prob),
-            logprob: want.logprob.then_some(s.logprob),
-        });
-    }
-    let cause = stop_cause(task, id, sampled, len, vocabulary)
-        .or_else(|| (len >= tail_max).then_some(StopCause::Context));
-    let Some(stop) = cause else {
-        // Two ids of a model may be one id of the tail. What the model sees is the tail's.
-        if vocabulary.to_model(role, id)? != own_id {
-            live.forget_ahead(pool, at, 1);
-        }
-        return Ok(None);
-    };
-    let range = task.start..len as u32;
-    let stats = std::mem::take(&mut task.stats);
-    tail.tasks[role.index()] = None;
-    live.forget_ahead(pool, at, 0);
-    Ok(Some(Outcome::Decoded { branch, role, range, stop, stats }))
-}
-
-fn stop_cause(
-    task: &mut DecodeTask,
-    id: TokenId,
-    sampled: Option<&Sampled>,
-    len: usize,
-    vocabulary: &Vocabulary,
-) -> Option<StopCause> {
-    let until = &task.decode.until;
-    if until.ids.contains(&id) {
-        return Some(StopCause::Id(id));
-    }
-    let bytes = vocabulary.tokenizer.token_bytes(id);
-    if let Some(hit) = task.matcher.push(bytes) {
-        return Some(StopCause::String(hit.string));
-    }
-    if task.sentence.push(bytes).is_some() && until.sentence_end {
-        return Some(StopCause::SentenceEnd);
-    }
-    let entropy = sampled.map(|s| s.entropy_nats);
-    let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
-    let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
-    if above || below {
-        return Some(StopCause::Entropy);
-    }
-    (len as u32 - task.start >= until.limit).then_some(StopCause::Limit)
 }

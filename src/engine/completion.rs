@@ -142,6 +142,8 @@ impl Prepared {
             token_budget_asked: completion.tokens_max.filter(|asked| *asked as usize > tail_max),
             step_tokens_max: tail_max as u32,
             answer_by: if role == Role::Base { AnswerBy::Base } else { AnswerBy::Draft },
+            speculation: None,
+            salvage: false,
             max_model_len: context,
             temperature: sampling.temperature,
             top_k: sampling.top_k,
@@ -166,6 +168,8 @@ impl Prepared {
                 ..Want::default()
             },
             phase: Phase::Answer,
+            speculation: None,
+            first_window: vec![],
         });
         let mut prompts = [vec![], vec![]];
         prompts[role.index()] = prompt;
@@ -174,6 +178,7 @@ impl Prepared {
             prompts,
             policy: Box::new(policy),
             tail_max,
+            draft_tail_max: 0,
             pages_promised,
             settings,
             events,

@@ -6,12 +6,14 @@
 //! this is host state; passes are assembled in [`super::assemble`].
 
 use super::listener::Listener;
-use super::request::{Event, PhaseCost, Settings, StepReport, TokenLogprob};
+use super::progress::Progress;
+use super::request::{Event, Settings, TokenLogprob};
+use super::window::{ProposeTask, Window};
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
-use crate::policy::{Command, Decode, FinishWhy, Note, Origin, Outcome, Policy, Score, Tails};
+use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Score, Tails};
 use crate::text::{IdMap, SentenceEnd, StopMatcher, StopStrings, Tokenizer};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,6 +28,8 @@ pub(super) enum Task {
     Decode(DecodeTask),
     /// Reading labels after a suffix.
     Score(ScoreTask),
+    /// Writing a window for the base's decode; only the draft does.
+    Propose(ProposeTask),
     /// Reading log-probabilities.
     Span {
         /// Tail indices.
@@ -43,6 +47,7 @@ pub(super) struct DecodeTask {
     pub(super) matcher: StopMatcher,
     pub(super) sentence: SentenceEnd,
     pub(super) stats: Vec<TokenStats>,
+    pub(super) window: Window,
 }
 
 /// A scoring in progress.
@@ -60,6 +65,8 @@ pub(super) struct ScoreTask {
 pub(super) struct Branch {
     pub(super) ids: Vec<TokenId>,
     pub(super) origins: Vec<Origin>,
+    /// Tokens proposed beyond the tail.
+    pub(super) window: Vec<TokenId>,
     pub(super) kv: [Option<SeqId>; 2],
     pub(super) tasks: [Option<Task>; 2],
     /// Counts the tasks started, so that a result never reaches a task that came after its own.
@@ -103,6 +110,8 @@ pub(super) struct Live {
     next_branch: u32,
     /// Tail tokens the contexts of both models have room for.
     pub(super) tail_max: usize,
+    /// Tail tokens up to which the draft may propose.
+    pub(super) draft_tail_max: usize,
     /// Pages kept free for it, so that it never runs out.
     pub(super) pages_promised: usize,
     pub(super) settings: Settings,
@@ -111,34 +120,6 @@ pub(super) struct Live {
     listener: Listener,
     pub(super) report: Progress,
     pub(super) finished: Option<Result<FinishWhy, RequestError>>,
-}
-
-/// What the reply will say, collected along the way.
-#[derive(Default)]
-pub(super) struct Progress {
-    pub(super) steps: Vec<StepReport>,
-    pub(super) accepted: u32,
-    pub(super) rewritten: u32,
-    pub(super) wasted: u32,
-    /// Prompt tokens found in the prefix cache, by role.
-    pub(super) cached: [u32; 2],
-    pub(super) cost: [PhaseCost; 6],
-    /// Tail index where the answer begins.
-    pub(super) answer_at: Option<u32>,
-    step_ms: f64,
-    step_drafted: u32,
-    step_score: Option<f32>,
-    step_logprobs: Vec<f32>,
-}
-
-impl Progress {
-    pub(super) fn add_cost(&mut self, phase: crate::telemetry::Phase, ms: f64, rows: u32) {
-        let cost = &mut self.cost[phase as usize];
-        cost.ms += ms;
-        cost.rows += rows;
-        cost.passes += 1;
-        self.step_ms += ms;
-    }
 }
 
 impl Tails for Live {
@@ -153,6 +134,8 @@ pub(super) struct Submission {
     pub(super) prompts: [Vec<TokenId>; 2],
     pub(super) policy: Box<dyn Policy>,
     pub(super) tail_max: usize,
+    /// Tail tokens up to which the draft may propose.
+    pub(super) draft_tail_max: usize,
     /// Pages kept free for it, so that it never runs out.
     pub(super) pages_promised: usize,
     pub(super) settings: Settings,
@@ -170,6 +153,7 @@ impl Live {
             branches: BTreeMap::from([(BranchId::ROOT, Branch::default())]),
             next_branch: 1,
             tail_max: s.tail_max,
+            draft_tail_max: s.draft_tail_max,
             pages_promised: s.pages_promised,
             settings: s.settings,
             cancelled: s.cancelled,
@@ -193,7 +177,7 @@ impl Live {
         self.prompts[role.index()].len() + self.branches[&branch].ids.len()
     }
 
-    /// Token `index` of `prompt + tail`, in the numbering of `role`.
+    /// Token `index` of `prompt + tail + window`, in the numbering of `role`.
     pub(super) fn token(
         &self,
         vocabulary: &Vocabulary,
@@ -204,7 +188,12 @@ impl Live {
         let prompt = &self.prompts[role.index()];
         match prompt.get(index) {
             Some(id) => Ok(*id),
-            None => vocabulary.to_model(role, self.branches[&branch].ids[index - prompt.len()]),
+            None => {
+                let (branch, index) = (&self.branches[&branch], index - prompt.len());
+                let proposed = || branch.window[index - branch.ids.len()];
+                let id = branch.ids.get(index).copied().unwrap_or_else(proposed);
+                vocabulary.to_model(role, id)
+            }
         }
     }
 
@@ -255,18 +244,21 @@ impl Live {
                 let matcher = StopStrings::new(decode.until.strings.clone()).matcher();
                 let sentence = SentenceEnd::new();
                 let (at, role) = (decode.branch, decode.role);
-                let task =
-                    Task::Decode(DecodeTask { decode, start, matcher, sentence, stats: vec![] });
-                self.start(at, role, task);
+                let (stats, window) = (vec![], Window::Open);
+                let task = DecodeTask { decode, start, matcher, sentence, stats, window };
+                self.abandon_proposal(pool, at, role);
+                self.start(at, role, Task::Decode(task));
             }
             Command::Score(score) => {
                 let scratch = pool.create_scratch(score.role);
                 let (at, role, end) =
                     (score.branch, score.role, self.branch(score.branch).ids.len());
                 let task = ScoreTask { score, end, scratch, logprobs: vec![] };
+                self.abandon_proposal(pool, at, role);
                 self.start(at, role, Task::Score(task));
             }
             Command::Span { branch, role, range } => {
+                self.abandon_proposal(pool, branch, role);
                 self.start(branch, role, Task::Span { range, logprobs: vec![] });
             }
             Command::Inject { branch, ids } => {
@@ -306,7 +298,7 @@ impl Live {
         self.branches.get_mut(&branch).expect("a policy names only branches it was given")
     }
 
-    fn start(&mut self, branch: BranchId, role: Role, task: Task) {
+    pub(super) fn start(&mut self, branch: BranchId, role: Role, task: Task) {
         let slot = &mut self.branch(branch).tasks[role.index()];
         assert!(slot.is_none(), "a second command in flight on one branch and model");
         *slot = Some(task);
@@ -338,6 +330,9 @@ impl Live {
         branch: BranchId,
         outcomes: &mut std::collections::VecDeque<Outcome>,
     ) {
+        if self.base_decode(branch).is_some() {
+            self.close_window(pool, branch);
+        }
         for role in Role::ALL {
             if let Some(task) = self.branch(branch).tasks[role.index()].take() {
                 release_task(pool, &task);
@@ -451,47 +446,6 @@ impl Live {
         // The reply is still to be written from the root's tail.
         let (ids, origins) = root.unwrap_or_default();
         self.branches.insert(BranchId::ROOT, Branch { ids, origins, ..Branch::default() });
-    }
-
-    fn note(&mut self, note: Note, vocabulary: &Vocabulary) {
-        match &note {
-            Note::StepBegan { .. } => {
-                self.report.step_ms = 0.0;
-                self.report.step_drafted = 0;
-                self.report.step_score = None;
-            }
-            Note::StepScored { score, accepted, drafted, ahead, logprobs, .. } => {
-                self.report.step_score = Some(*score);
-                self.report.step_drafted = *drafted;
-                self.report.step_logprobs.clone_from(logprobs);
-                if *accepted {
-                    self.report.accepted += 1;
-                } else {
-                    self.report.rewritten += 1;
-                    self.report.wasted += drafted + ahead;
-                }
-            }
-            Note::StepKept { start, end, writer, .. } => {
-                let ids = &self.branches[&BranchId::ROOT].ids[*start as usize..*end as usize];
-                let tokens = end - start;
-                let drafted = if self.report.step_score.is_none() && *writer == Role::Draft {
-                    tokens
-                } else {
-                    self.report.step_drafted
-                };
-                self.report.steps.push(StepReport {
-                    text: vocabulary.tokenizer.decode(ids),
-                    origin: (*writer).into(),
-                    score: self.report.step_score,
-                    tokens,
-                    drafted,
-                    ms: self.report.step_ms,
-                    logprobs: std::mem::take(&mut self.report.step_logprobs),
-                });
-            }
-            Note::AnswerBegan { at, .. } => self.report.answer_at = Some(*at),
-        }
-        self.emit(Event::Note(note));
     }
 }
 

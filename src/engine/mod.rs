@@ -27,10 +27,13 @@ mod live;
 mod memory;
 mod pair;
 mod prepare;
+mod progress;
 mod reply;
 mod request;
+mod results;
 mod runner;
 mod start;
+mod window;
 
 pub use completion::{Completion, Prompt};
 pub use judge::JudgeText;

@@ -7,13 +7,16 @@
 use super::judge::{self, JudgeContext, JudgeIds, JudgeText};
 use super::live::Submission;
 use super::pair::{Pair, Thinking};
-use super::request::{Event, Request, Settings};
+use super::request::{Event, PolicyOptions, Request, Settings};
 use crate::config;
 use crate::error::{RequestError, TextError};
 use crate::ids::{RequestId, Role, TokenId};
 use crate::kv::PoolLayout;
 use crate::model::checkpoint::GenerationDefaults;
-use crate::policy::{AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings};
+use crate::policy::{
+    AnswerBy, Close, Judge, PolicyKind, Proposer, Reasoning, Speculation, Stepwise,
+    StepwiseSettings,
+};
 use crate::sample::{SamplingOverrides, SamplingParams};
 use crate::text::{ChatTemplate, RenderOptions, SpecialRoles, Tokenizer};
 use std::sync::Arc;
@@ -184,7 +187,8 @@ impl Prepared {
             PolicyKind::Draft => AnswerBy::Draft,
             _ => AnswerBy::Base,
         });
-        let judged = kind == PolicyKind::SpecReason;
+        let judged = kind.judges();
+        let speculation = self.speculation(kind, options)?;
         let ids = judged.then(|| self.judge_ids(&judge_text, &delimiter)).transpose()?;
         let reasoning = self.reasoning()?;
         let close = match &reasoning {
@@ -195,7 +199,15 @@ impl Prepared {
         let scratch = ids.as_ref().map_or(0, |ids| ids.after_open_step.len());
         let mut prompts = [vec![], vec![]];
         let mut tail_max = usize::MAX;
-        for role in Role::ALL.into_iter().filter(|r| uses(kind, answer_by, *r)) {
+        let proposes = speculation.is_some_and(|s| s.by == Proposer::Draft);
+        for role in Role::ALL {
+            if !uses(kind, answer_by, role) {
+                // A draft that only proposes sets no limits: where it has no room, nobody does.
+                if role == Role::Draft && proposes {
+                    prompts[role.index()] = self.prompt(request, role, &judge_text)?;
+                }
+                continue;
+            }
             let prompt = self.prompt(request, role, &judge_text)?;
             let suffix = if role == Role::Base { scratch } else { 0 };
             let context = self.max_model_len;
@@ -209,6 +221,8 @@ impl Prepared {
             };
             prompts[role.index()] = prompt;
         }
+        let draft_tail_max =
+            (self.max_model_len as usize).saturating_sub(prompts[Role::Draft.index()].len());
         let asked = options.token_budget.unwrap_or(config::TOKEN_BUDGET);
         let token_budget = asked.min(tail_max as u32);
         let settings = Settings {
@@ -224,6 +238,8 @@ impl Prepared {
             token_budget_asked: (token_budget < asked).then_some(asked),
             step_tokens_max: options.step_tokens_max.unwrap_or(config::STEP_TOKENS_MAX),
             answer_by,
+            speculation,
+            salvage: options.salvage && judged,
             max_model_len: self.max_model_len,
             temperature: sampling.temperature,
             top_k: sampling.top_k,
@@ -245,7 +261,7 @@ impl Prepared {
         };
         let pages_promised = pages(Role::Draft) + pages(Role::Base);
         let policy = Stepwise::new(StepwiseSettings {
-            writer: if kind == PolicyKind::Base { Role::Base } else { Role::Draft },
+            writer: if kind.uses(Role::Draft) { Role::Draft } else { Role::Base },
             first_n: if judged { settings.first_n } else { 0 },
             judge: ids.map(|ids| Judge {
                 suffix: ids.suffix,
@@ -268,18 +284,39 @@ impl Prepared {
             end_of_turn: self.base().roles.end_of_turn.clone(),
             sampling: Arc::new(sampling),
             draft_ahead: self.draft_ahead,
+            speculation,
+            salvage: options.salvage,
         });
         Ok(Submission {
             id,
             prompts,
             policy: Box::new(policy),
             tail_max,
+            draft_tail_max,
             pages_promised,
             settings,
             events,
             cancelled,
             submitted,
         })
+    }
+
+    /// How tokens are proposed to the base: as asked, else by the draft where there is one.
+    fn speculation(
+        &self,
+        kind: PolicyKind,
+        options: &PolicyOptions,
+    ) -> Result<Option<Speculation>, RequestError> {
+        let by_default = match self.texts[Role::Draft.index()] {
+            Some(_) => Proposer::Draft,
+            None => Proposer::Ngram,
+        };
+        let by = options.proposer.unwrap_or(by_default);
+        if kind.speculates() && by == Proposer::Draft {
+            self.text(Role::Draft)?;
+        }
+        let window = options.window.unwrap_or_default();
+        Ok(kind.speculates().then_some(Speculation { by, window }))
     }
 
     /// What a request states over what the pair, the model `role` and the engine say.

@@ -20,6 +20,9 @@ pub(super) fn write(live: &Live, finish: FinishWhy, vocabulary: &Vocabulary) -> 
         base: count(Origin::Base),
         injected: count(Origin::Injected),
         wasted: live.report.wasted,
+        proposed: live.report.proposed,
+        matched: live.report.matched,
+        salvaged: live.report.salvaged,
     };
     let mut shown = root.ids.as_slice();
     if let [head @ .., last] = shown

@@ -5,7 +5,9 @@
 use crate::config;
 use crate::error::RequestError;
 use crate::ids::{RequestId, TokenId};
-use crate::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
+use crate::policy::{
+    AnswerBy, FinishWhy, Note, Origin, PolicyKind, Proposer, Speculation, WindowSize,
+};
 use crate::sample::{Readout, SamplingOverrides};
 use crate::telemetry::Phase;
 use crate::text::Message;
@@ -66,6 +68,12 @@ pub struct PolicyOptions {
     pub stop_on_repeat: Option<bool>,
     /// Record the base's log-probability of every drafted token.
     pub step_logprobs: bool,
+    /// Who proposes tokens to the base, under a policy that speculates.
+    pub proposer: Option<Proposer>,
+    /// How many tokens are proposed at a time.
+    pub window: Option<WindowSize>,
+    /// Propose a rejected step to the base when it rewrites it.
+    pub salvage: bool,
 }
 
 /// What an engine says about one request, in order. The last event is [`Event::Finished`] or
@@ -138,6 +146,12 @@ pub struct Settings {
     pub step_tokens_max: u32,
     /// Who answers.
     pub answer_by: AnswerBy,
+    /// Who proposes tokens to the base, and how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<Speculation>,
+    /// Whether rejected steps are proposed to the base.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub salvage: bool,
     /// Context of both models.
     pub max_model_len: u32,
     /// Sampling.
@@ -189,8 +203,14 @@ pub struct TokenCounts {
     pub base: u32,
     /// Kept, injected.
     pub injected: u32,
-    /// Written by the draft and thrown away.
+    /// Of steps the draft wrote, those thrown away.
     pub wasted: u32,
+    /// Proposed to the base one by one.
+    pub proposed: u32,
+    /// Of these, what the base drew too.
+    pub matched: u32,
+    /// Of rejected steps, what the base wrote again as it stood.
+    pub salvaged: u32,
 }
 
 /// Time and work of one phase.
@@ -253,7 +273,7 @@ impl Reply {
     }
 
     /// An estimate of what the base alone would have needed for the same kept tokens, from this
-    /// run's own base decoding: `None` where the base decoded nothing.
+    /// run's own base decoding: `None` where the base decoded nothing, or several tokens a pass.
     #[must_use]
     pub fn base_only_ms_estimate(&self) -> Option<f64> {
         let (rewrite, answer) = (self.phase(Phase::Rewrite), self.phase(Phase::Answer));
@@ -262,7 +282,9 @@ impl Reply {
         let passes = rewrite.passes + answer.passes;
         let kept = self.tokens.draft + self.tokens.base;
         let per_token = (rewrite.ms + answer.ms) / f64::from(passes);
-        (passes > 0).then(|| self.phase(Phase::Prompt).ms + per_token * f64::from(kept))
+        let one_by_one = self.tokens.proposed + self.tokens.salvaged == 0;
+        (passes > 0 && one_by_one)
+            .then(|| self.phase(Phase::Prompt).ms + per_token * f64::from(kept))
     }
 }
 

@@ -10,13 +10,14 @@
 
 use super::assemble::{self, Assembly, Slot};
 use super::live::{Live, Submission, Vocabulary};
-use super::reply;
 use super::request::Event;
+use super::{reply, results};
 use crate::device::{Device, Results};
 use crate::error::{DeviceError, RequestError};
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::Pool;
 use crate::model::{InFlight, Model};
+use crate::policy::speculation::Costs;
 use crate::policy::{FinishWhy, Outcome};
 use crate::sample;
 use crate::schedule::{self, Budget};
@@ -37,6 +38,8 @@ pub(super) struct Runner<D: Device> {
     pub(super) run_ahead: usize,
     pub(super) waiting: VecDeque<Submission>,
     pub(super) live: Vec<Live>,
+    /// What passes cost so far.
+    pub(super) costs: Costs,
     /// Passes under way, by role.
     pub(super) flights: [Option<Flight<D>>; 2],
     /// Why nothing can run any more.
@@ -119,6 +122,7 @@ impl<D: Device> Runner<D> {
                 }
                 let branches: Vec<BranchId> = live.branches.keys().copied().collect();
                 for branch in branches {
+                    live.open_window(branch, &self.costs);
                     if let Some(work) = assemble::wanted(live, &mut self.pool, (role, branch)) {
                         tasks.push((index, branch, work));
                     }
@@ -221,6 +225,7 @@ impl<D: Device> Runner<D> {
             Err(error) => return self.fail(flight.slots.iter().flatten(), &error),
         };
         let ms = flight.launch_ms + started.elapsed().as_secs_f64() * 1e3;
+        self.count_costs(role, flight, ms);
         for (slots, results) in flight.slots.iter().zip(&results) {
             for slot in slots {
                 let index = self.index_of(slot.request).expect("a request outlives its passes");
@@ -243,11 +248,23 @@ impl<D: Device> Runner<D> {
         }
     }
 
+    /// Learns what a pass costs from one in which everybody draws.
+    fn count_costs(&mut self, role: Role, flight: &Flight<D>, ms: f64) {
+        let draws: Option<Vec<usize>> = flight.slots.iter().flatten().map(Slot::draws).collect();
+        let most = draws.and_then(|draws| draws.into_iter().max());
+        let ms = ms / flight.slots.len() as f64;
+        match (role, most) {
+            (Role::Draft, Some(_)) => self.costs.add_draft(ms),
+            (Role::Base, Some(draws)) => self.costs.add_base(draws - 1, ms),
+            (_, None) => {}
+        }
+    }
+
     fn deliver(
         &mut self,
         slot: &Slot,
         role: Role,
-        results: &Results,
+        of_pass: &Results,
         alternatives: Vec<(TokenId, f32)>,
     ) {
         // The task may have ended meanwhile: with a token of an earlier pass of the chain, or by a
@@ -258,7 +275,7 @@ impl<D: Device> Runner<D> {
         let index = self.index_of(slot.request).expect("somebody awaits it");
         let live = &mut self.live[index];
         let (pool, vocabulary) = (&mut self.pool, &self.vocabulary);
-        match assemble::read(slot, role, live, pool, vocabulary, results, alternatives) {
+        match results::read(slot, role, live, pool, vocabulary, of_pass, alternatives) {
             Ok(Some(outcome)) => live.advance(pool, vocabulary, outcome),
             Ok(None) => {}
             Err(error) => live.finished = Some(Err(error)),

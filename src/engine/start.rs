@@ -17,6 +17,7 @@ use crate::ids::{Role, TokenId};
 use crate::kv::{ModelKv, Pool};
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 use crate::model::{Model, PassLimits, Weights};
+use crate::policy::speculation::Costs;
 use crate::text::{ChatTemplate, IdMap, SpecialRoles, Tokenizer};
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -218,7 +219,8 @@ fn launch<D: Device>(
     let info = device.info();
     let limits = PassLimits {
         rows: options.batch_rows_max,
-        full_rows: options.sequences_max.min(config::LOGIT_ROWS_MAX),
+        full_rows: (options.sequences_max * (config::WINDOW_MAX as usize + 1))
+            .min(config::LOGIT_ROWS_MAX),
         positions: max_model_len as usize,
     };
     let kv = opened.checkpoints.each_ref().map(|c| {
@@ -290,6 +292,7 @@ fn launch<D: Device>(
         run_ahead,
         waiting: VecDeque::new(),
         live: vec![],
+        costs: Costs::default(),
         flights: [None, None],
         lost: None,
     };

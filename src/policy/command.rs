@@ -4,6 +4,7 @@
 //! numbering. Before a model acts the engine brings its KV up to date by itself, so no policy has
 //! to remember what a model has seen.
 
+use super::speculation::Speculation;
 use crate::ids::{BranchId, Role, TokenId};
 use crate::sample::SamplingParams;
 use crate::telemetry::Phase;
@@ -63,6 +64,10 @@ pub struct Decode {
     pub want: Want,
     /// What the time counts as.
     pub phase: Phase,
+    /// Who proposes tokens that the model verifies several at a time. No token depends on it.
+    pub speculation: Option<Speculation>,
+    /// Tokens somebody else wrote here already: the first that are proposed.
+    pub first_window: Vec<TokenId>,
 }
 
 /// What a [`Score`] returns of the tokens the model had not seen.

@@ -13,8 +13,8 @@
 //! machine ends within its budgets. Read next: `tests.rs`, which drives it with hostile outcomes.
 
 use super::{
-    Command, Decode, FinishWhy, Note, Outcome, Policy, Score, ScoreSpan, StopCause, Tails,
-    ThinkingEnd, Turn, Until, Want,
+    Command, Decode, FinishWhy, Note, Outcome, Policy, Score, ScoreSpan, Speculation, StopCause,
+    Tails, ThinkingEnd, Turn, Until, Want,
 };
 use crate::ids::{BranchId, Role, TokenId};
 use crate::sample::{self, Readout, SamplingParams};
@@ -124,6 +124,10 @@ pub struct StepwiseSettings {
     pub sampling: Arc<SamplingParams>,
     /// Draft the next step while one is scored.
     pub draft_ahead: bool,
+    /// Who proposes tokens wherever the base writes.
+    pub speculation: Option<Speculation>,
+    /// Propose a rejected step to the base, token by token, when it rewrites it.
+    pub salvage: bool,
 }
 
 /// How a step ended.
@@ -195,7 +199,7 @@ impl Stepwise {
     }
 
     fn write(&mut self, writer: Role, turn: &mut Turn) {
-        turn.commands.push(self.decode_step(writer, self.kept));
+        turn.commands.push(Command::Decode(self.decode_step(writer, self.kept)));
         self.state = State::Writing { writer };
     }
 
@@ -205,7 +209,7 @@ impl Stepwise {
     }
 
     /// A step by `writer`, `kept` tokens after the start.
-    fn decode_step(&self, writer: Role, kept: u32) -> Command {
+    fn decode_step(&self, writer: Role, kept: u32) -> Decode {
         let s = &self.settings;
         let mut ids = s.end_of_turn.clone();
         let mut strings = vec![s.delimiter.clone()];
@@ -216,14 +220,16 @@ impl Stepwise {
         }
         let limit = s.step_tokens_max.min(self.left_for_steps(kept)).max(1);
         let phase = if writer == Role::Draft { Phase::Draft } else { Phase::Rewrite };
-        Command::Decode(Decode {
+        Decode {
             branch: BRANCH,
             role: writer,
             until: Until { ids, strings, limit, ..Until::default() },
             sampling: s.sampling.clone(),
             want: Want::default(),
             phase,
-        })
+            speculation: s.speculation.filter(|_| writer == Role::Base),
+            first_window: vec![],
+        }
     }
 
     /// Whether another step by the draft follows this one of its own, should it be accepted.
@@ -273,7 +279,8 @@ impl Stepwise {
                 let step = Written { range: step, end, sampled };
                 let mut ahead = Ahead::None;
                 if self.settings.draft_ahead && self.draft_goes_on(tails, &step) {
-                    turn.commands.push(self.decode_step(Role::Draft, self.kept + sampled));
+                    let next = self.decode_step(Role::Draft, self.kept + sampled);
+                    turn.commands.push(Command::Decode(next));
                     ahead = Ahead::Writing;
                 }
                 self.state = State::Scoring { step, ahead };
@@ -388,6 +395,8 @@ impl Stepwise {
             sampling: self.settings.sampling.clone(),
             want: Want::default(),
             phase: Phase::Answer,
+            speculation: self.settings.speculation.filter(|_| writer == Role::Base),
+            first_window: vec![],
         }));
         self.state = State::Answering;
     }
@@ -409,8 +418,14 @@ impl Stepwise {
         if accepted {
             self.keep_step(tails, Role::Draft, &step, ahead, turn);
         } else {
+            let mut decode = self.decode_step(Role::Base, self.kept);
+            if self.settings.salvage {
+                let Range { start, end } = step.range;
+                decode.first_window = tails.ids(BRANCH)[start as usize..end as usize].to_vec();
+            }
             turn.commands.push(Command::Rollback { branch: BRANCH, len: step.range.start });
-            self.write(Role::Base, turn);
+            turn.commands.push(Command::Decode(decode));
+            self.state = State::Writing { writer: Role::Base };
         }
     }
 

@@ -158,6 +158,8 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
         end_of_turn: vec![END_OF_TURN],
         sampling: Arc::new(SamplingParams::greedy()),
         draft_ahead: false,
+        speculation: None,
+        salvage: false,
     }
 }
 

@@ -10,7 +10,7 @@
 pub struct Work {
     /// Rows the task still has to feed; at least 1.
     pub rows: usize,
-    /// Rows of full logits it needs once all its rows are in.
+    /// Rows of full logits: one for each of its last so many rows.
     pub full_rows: usize,
     /// Order of arrival; lower came first.
     pub arrival: u64,
@@ -27,8 +27,8 @@ pub struct Budget {
 
 /// Rows granted to each entry of `work`, in its order; 0 means it waits.
 ///
-/// A task that is granted all its rows is also granted its rows of full logits; where these run
-/// out, it gets all its rows but the last.
+/// A task that is granted a row is also granted its row of full logits; where these run out, it
+/// gets no more rows.
 #[must_use]
 pub fn plan(work: &[Work], budget: Budget) -> Vec<usize> {
     let mut order: Vec<usize> = (0..work.len()).collect();
@@ -38,13 +38,9 @@ pub fn plan(work: &[Work], budget: Budget) -> Vec<usize> {
     for i in order {
         let w = work[i];
         let mut rows = w.rows.min(left.rows);
-        if rows == w.rows {
-            if w.full_rows <= left.full_rows {
-                left.full_rows -= w.full_rows;
-            } else {
-                rows -= 1;
-            }
-        }
+        let without = w.rows - w.full_rows;
+        rows = rows.min(without + left.full_rows);
+        left.full_rows -= rows.saturating_sub(without);
         left.rows -= rows;
         grants[i] = rows;
     }
@@ -74,10 +70,20 @@ mod tests {
         assert_eq!(plan(&work, Budget { rows: 512, full_rows: 1 }), [1, 6]);
     }
 
+    #[test]
+    fn a_window_is_cut_to_the_logits_there_are_room_for() {
+        let work = [
+            Work { rows: 1, full_rows: 1, arrival: 1 },
+            Work { rows: 12, full_rows: 9, arrival: 0 },
+            Work { rows: 5, full_rows: 5, arrival: 2 },
+        ];
+        assert_eq!(plan(&work, Budget { rows: 512, full_rows: 8 }), [1, 10, 0]);
+    }
+
     proptest! {
         #[test]
         fn no_plan_exceeds_a_budget_and_the_oldest_moves(
-            sizes in prop::collection::vec((1usize..700, 0usize..2), 1..40),
+            sizes in prop::collection::vec((9usize..700, 0usize..10), 1..40),
             rows in 1usize..600, full_rows in 1usize..8,
         ) {
             let work: Vec<Work> = sizes
@@ -90,8 +96,7 @@ mod tests {
             let full: usize = work
                 .iter()
                 .zip(&grants)
-                .filter(|(w, g)| w.rows == **g)
-                .map(|(w, _)| w.full_rows)
+                .map(|(w, g)| (w.full_rows + g).saturating_sub(w.rows))
                 .sum();
             prop_assert!(full <= full_rows);
             prop_assert!(work.iter().zip(&grants).all(|(w, g)| *g <= w.rows));

@@ -21,6 +21,8 @@ fn settings(policy: PolicyKind) -> Settings {
         token_budget_asked: None,
         step_tokens_max: 50,
         answer_by: AnswerBy::Base,
+        speculation: None,
+        salvage: false,
         max_model_len: 200,
         temperature: 0.0,
         top_k: 0,

@@ -1,0 +1,150 @@
+//! What the results of a pass mean: tokens of tails, outcomes of commands.
+//!
+//! The way back from [`super::assemble`]. A drawn token is appended and looked at for everything
+//! that may end its decode; a task that is complete becomes an outcome for the policy. Read next:
+//! [`super::runner`].
+
+use super::assemble::{Read, Slot};
+use super::live::{DecodeTask, Live, Task, Vocabulary, release_task};
+use super::request::TokenLogprob;
+use super::window::{self, Draws, Window};
+use crate::device::{HeadResult, Results};
+use crate::error::RequestError;
+use crate::ids::{BranchId, Role, TokenId};
+use crate::kv::Pool;
+use crate::policy::command::TokenStats;
+use crate::policy::{Outcome, StopCause};
+use crate::sample::Sampled;
+
+/// What a slot's results mean for its request: an outcome when its task is complete.
+/// `alternatives` are those the slot wanted.
+pub(super) fn read(
+    slot: &Slot,
+    role: Role,
+    live: &mut Live,
+    pool: &mut Pool,
+    vocabulary: &Vocabulary,
+    results: &Results,
+    alternatives: Vec<(TokenId, f32)>,
+) -> Result<Option<Outcome>, RequestError> {
+    let branch = slot.branch;
+    let new = results.heads[slot.logprobs.clone()].iter().map(|head| match head {
+        HeadResult::LogProb(p) => *p,
+        other => unreachable!("a log-probability head returned {other:?}"),
+    });
+    let tail = live.branches.get_mut(&branch).expect("live branch");
+    let task = tail.tasks[role.index()].as_mut().expect("an active task");
+    match (task, &slot.read) {
+        (task @ (Task::Decode(_) | Task::Propose(_)), read) => {
+            let proposes = matches!(task, Task::Propose(_));
+            let Some(draws) = Draws::of(*read, results) else { return Ok(None) };
+            if draws.len() > 1 {
+                return window::verified(live, pool, branch, &draws, vocabulary);
+            }
+            let (id, sampled) = draws.get(0);
+            if proposes {
+                window::proposed(live, branch, id, vocabulary);
+                return Ok(None);
+            }
+            let told = sampled.map(|sampled| (sampled, alternatives));
+            drawn(live, pool, (role, branch), id, told, vocabulary)
+        }
+        (Task::Score(task), read) => {
+            task.logprobs.extend(new);
+            let Read::Labels(i) = read else { return Ok(None) };
+            let HeadResult::Labels(probs) = &results.heads[*i] else {
+                unreachable!("a label head returned something else")
+            };
+            let logprobs = std::mem::take(&mut task.logprobs);
+            let done = tail.tasks[role.index()].take().expect("just seen");
+            release_task(pool, &done);
+            Ok(Some(Outcome::Scored { branch, role, probs: probs.clone(), logprobs }))
+        }
+        (Task::Span { range, logprobs }, _) => {
+            logprobs.extend(new);
+            if logprobs.len() < range.len() {
+                return Ok(None);
+            }
+            let logprobs = std::mem::take(logprobs);
+            tail.tasks[role.index()] = None;
+            Ok(Some(Outcome::Spanned { branch, role, logprobs }))
+        }
+    }
+}
+
+/// Appends a drawn token and says whether the decode ends with it.
+pub(super) fn drawn(
+    live: &mut Live,
+    pool: &mut Pool,
+    at: (Role, BranchId),
+    own_id: TokenId,
+    sampled: Option<(&Sampled, Vec<(TokenId, f32)>)>,
+    vocabulary: &Vocabulary,
+) -> Result<Option<Outcome>, RequestError> {
+    let (role, branch) = at;
+    let id = vocabulary.read_from(role, own_id)?;
+    let tells = match live.branches[&branch].tasks[role.index()].as_ref() {
+        Some(Task::Decode(task)) => task.decode.want.logprob,
+        _ => false,
+    };
+    let (sampled, alternatives) = sampled.map_or((None, vec![]), |(s, a)| (Some(s), a));
+    let logprob = sampled.filter(|_| tells).map(|s| s.logprob);
+    let logprobs = logprob.map(|logprob| TokenLogprob { logprob, alternatives });
+    live.append(branch, &[id], role.into(), logprobs.into_iter().collect(), vocabulary);
+    let tail_max = live.tail_max;
+    let tail = live.branches.get_mut(&branch).expect("live branch");
+    let len = tail.ids.len();
+    let Some(Task::Decode(task)) = tail.tasks[role.index()].as_mut() else {
+        unreachable!("only a decode draws")
+    };
+    let want = task.decode.want;
+    if let (true, Some(s)) = (want.any(), sampled) {
+        task.stats.push(TokenStats {
+            entropy: want.entropy.then_some(s.entropy_nats),
+            top1: want.top1.then_some(s.top1_prob),
+            logprob: want.logprob.then_some(s.logprob),
+        });
+    }
+    let cause = stop_cause(task, id, sampled, len, vocabulary)
+        .or_else(|| (len >= tail_max).then_some(StopCause::Context));
+    let Some(stop) = cause else {
+        task.window = Window::Open;
+        // Two ids of a model may be one id of the tail. What the model sees is the tail's.
+        if vocabulary.to_model(role, id)? != own_id {
+            live.forget_ahead(pool, at, 1);
+        }
+        return Ok(None);
+    };
+    let range = task.start..len as u32;
+    let stats = std::mem::take(&mut task.stats);
+    tail.tasks[role.index()] = None;
+    live.forget_ahead(pool, at, 0);
+    Ok(Some(Outcome::Decoded { branch, role, range, stop, stats }))
+}
+
+fn stop_cause(
+    task: &mut DecodeTask,
+    id: TokenId,
+    sampled: Option<&Sampled>,
+    len: usize,
+    vocabulary: &Vocabulary,
+) -> Option<StopCause> {
+    let until = &task.decode.until;
+    if until.ids.contains(&id) {
+        return Some(StopCause::Id(id));
+    }
+    let bytes = vocabulary.tokenizer.token_bytes(id);
+    if let Some(hit) = task.matcher.push(bytes) {
+        return Some(StopCause::String(hit.string));
+    }
+    if task.sentence.push(bytes).is_some() && until.sentence_end {
+        return Some(StopCause::SentenceEnd);
+    }
+    let entropy = sampled.map(|s| s.entropy_nats);
+    let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
+    let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
+    if above || below {
+        return Some(StopCause::Entropy);
+    }
+    (len as u32 - task.start >= until.limit).then_some(StopCause::Limit)
+}
