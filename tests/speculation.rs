@@ -4,11 +4,17 @@
 
 #[path = "common/problems.rs"]
 mod problems;
+#[path = "common/rollback.rs"]
+mod rollback;
 
+use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::engine::{DeviceChoice, Engine, EngineOptions, Pair, PolicyOptions, Reply, Request};
 use forerun::policy::{AnswerBy, PolicyKind, Proposer, WindowSize};
 use forerun::sample::SamplingOverrides;
+use forerun::telemetry::{Phase, Trace};
 use problems::questions;
+use serde_json::Value;
+use std::sync::{Arc, Mutex};
 
 fn engine(change: impl FnOnce(&mut EngineOptions)) -> Engine {
     let mut options = EngineOptions::new(Pair::tiny());
@@ -64,6 +70,75 @@ fn assert_same(got: &[Reply], want: &[Reply], what: &str) {
     }
 }
 
+#[test]
+fn a_tree_finds_tokens_a_chain_does_not() {
+    let (engine, questions) = (engine(|_| {}), questions(12));
+    let matched = |branches| {
+        let options = PolicyOptions {
+            branches: Some(branches),
+            ..proposing(Proposer::Draft, WindowSize::Fixed(3))
+        };
+        let greedy = SamplingOverrides::default();
+        let replies = ask(&engine, &questions, PolicyKind::SpecDecode, &options, &greedy);
+        let passes: u32 = replies.iter().map(|r| r.phase(Phase::Answer).passes).sum();
+        let passes: u32 =
+            passes + replies.iter().map(|r| r.phase(Phase::Rewrite).passes).sum::<u32>();
+        (counts(&replies), passes)
+    };
+    let (chain, tree) = (matched(1), matched(3));
+    assert!(tree.0.0 > chain.0.0, "{tree:?}: more is proposed than in {chain:?}");
+    assert!(tree.1 < chain.1, "{tree:?}: fewer passes of the base than {chain:?}");
+}
+
+#[test]
+fn a_trace_holds_passes_decisions_windows_and_pages() {
+    let text = Shared::default();
+    let trace = Arc::new(Trace::to(text.clone()).expect("a trace"));
+    let engine = engine(|o| o.trace = Some(trace.clone()));
+    let options =
+        PolicyOptions { salvage: true, ..proposing(Proposer::Draft, WindowSize::Fixed(3)) };
+    let greedy = SamplingOverrides::default();
+    let policy = PolicyKind::SpecReasonDecode;
+    let replies = ask(&engine, &questions(6), policy, &options, &greedy);
+    drop((engine, trace));
+    let events: Vec<Value> =
+        serde_json::from_slice(&text.0.lock().expect("a lock")).expect("an array in JSON");
+    let named = |name: &str| events.iter().filter(|e| e["name"] == name).collect::<Vec<_>>();
+    for name in ["draft", "score", "propose", "verify", "salvage", "rollback", "pages", "prompt"] {
+        assert!(!named(name).is_empty(), "no {name}");
+    }
+    let sum = |of: fn(&Reply) -> u32| replies.iter().map(of).sum::<u32>() as usize;
+    assert_eq!(named("accept").len(), sum(|r| r.accepted));
+    assert_eq!(named("reject").len(), sum(|r| r.rewritten));
+    assert!(named("accept").iter().all(|e| e["args"]["score"].is_number()));
+    let proposed: usize = named("verify")
+        .iter()
+        .map(|e| e["args"]["proposed"].as_array().expect("token ids").len())
+        .sum();
+    assert_eq!(proposed, sum(|r| r.tokens.proposed));
+    // Nothing begins before the trace does or lasts less than no time.
+    let spans = events.iter().filter(|e| e["ph"] == "X");
+    assert!(spans.clone().count() > 0);
+    assert!(
+        spans.into_iter().all(|e| e["ts"].as_f64() >= Some(0.0) && e["dur"].as_f64() >= Some(0.0))
+    );
+}
+
+/// Bytes that survive their writer.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("a lock").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Tokens proposed, and those of them that stayed.
 fn counts(replies: &[Reply]) -> (u32, u32) {
     let sum = |of: fn(&Reply) -> u32| replies.iter().map(of).sum();
@@ -78,10 +153,12 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
         let no_options = PolicyOptions::default();
         let want = ask(&engine(|_| {}), &questions, PolicyKind::Base, &no_options, &sampling);
         for by in [Proposer::Draft, Proposer::Ngram] {
-            let fixed = (0..=8).map(WindowSize::Fixed);
-            for window in fixed.chain([WindowSize::Auto]) {
-                let what = format!("{by:?}, {window:?}, {sampling:?}");
-                let options = proposing(by, window);
+            let chains = (0..=8).map(WindowSize::Fixed).chain([WindowSize::Auto]).map(|w| (w, 1));
+            let trees = if full() { 1..=8 } else { 3..=4 };
+            let trees = trees.flat_map(|k| [2, 4].map(|b| (WindowSize::Fixed(k), b)));
+            for (window, branches) in chains.chain(trees).chain([(WindowSize::Auto, 2)]) {
+                let what = format!("{by:?}, {window:?}, {branches} branches, {sampling:?}");
+                let options = PolicyOptions { branches: Some(branches), ..proposing(by, window) };
                 // The second engine's prefix cache knows every prompt by now, the first none.
                 let fresh = engine(|_| {});
                 for (engine, cache) in [(&fresh, "empty cache"), (&cached, "warm cache")] {
@@ -188,4 +265,9 @@ fn an_answer_by_the_draft_is_never_proposed_to() {
     let greedy = SamplingOverrides::default();
     let got = ask(&engine, &questions(3), PolicyKind::SpecReasonDecode, &options, &greedy);
     assert_eq!(counts(&got), (0, 0), "the base wrote nothing");
+}
+
+#[test]
+fn a_window_that_was_rolled_back_leaves_the_kv_as_if_never_fed() {
+    rollback::leaves_no_trace(|| CpuDevice::new(CpuOptions::default()).expect("a CPU"));
 }

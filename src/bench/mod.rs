@@ -5,6 +5,8 @@
 //! the clock starts. Invariant: whatever is in the cache is a prefix of one fixed stream of ids, so
 //! going from row to row computes only what is missing, and every repetition does the same work.
 
+pub mod cost;
+
 use crate::device::Device;
 use crate::error::LoadError;
 use crate::ids::TokenId;

@@ -10,13 +10,17 @@ use crate::device::cuda::CudaDevice;
 use crate::device::reference::ReferenceDevice;
 use crate::device::{Device, KvType};
 use crate::engine::DeviceChoice;
+use crate::ids::Role;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::{PassLimits, Solo};
+use crate::telemetry::Track;
 use anyhow::{Result, bail};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use std::io::{IsTerminal, Write};
+use std::time::Instant;
 
 /// Flags of the verb, with llama-bench's letters.
 #[derive(Debug, Args)]
@@ -57,6 +61,8 @@ pub(super) struct BenchArgs {
     /// Measure on the software GPU too, whose times say nothing about a GPU
     #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
     emulated_times: bool,
+    #[command(flatten)]
+    trace: super::args::TraceArgs,
     /// Choices of the CUDA device.
     #[cfg(feature = "cuda")]
     #[command(flatten)]
@@ -127,12 +133,21 @@ impl BenchArgs {
         let mut solo = Solo::load(device, checkpoint, limits)?;
         let ids = bench::stream(longest, checkpoint.architecture().vocab);
         let facts = ModelFacts::of(checkpoint, &self.model);
+        let trace = self.trace.begin()?;
         let bar = bar(rows.len() * (self.repetitions + 1));
         let mut measured = vec![];
         for row in rows {
             bar.set_message(row.name());
-            let samples =
-                bench::measure(&mut solo, &ids, row, self.repetitions, &mut || bar.inc(1))?;
+            let mut began = Instant::now();
+            let mut ended = || {
+                bar.inc(1);
+                if let Some(trace) = &trace {
+                    let args = json!({ "depth": row.depth, "tokens": row.tokens() });
+                    trace.span(Track::Model(Role::Base), &row.name(), began, args);
+                }
+                began = Instant::now();
+            };
+            let samples = bench::measure(&mut solo, &ids, row, self.repetitions, &mut ended)?;
             measured.push(Measurement::new(&solo, &facts, row, samples));
         }
         bar.finish_and_clear();

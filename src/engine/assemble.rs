@@ -1,71 +1,27 @@
 //! From tasks to a ragged batch.
 //!
-//! For every task: how many rows it still has to feed, and the rows a grant turns into. A decode feeds what its model has not seen and draws from the last row; further
-//! passes of a chain feed what the pass before drew, so a decode runs ahead of the host by some
-//! tokens, and those beyond its end are forgotten again ([`Live::forget_ahead`]). A scoring feeds
-//! the same rows and then its suffix, which attends to the branch's table and writes to its own.
-//! Read next:
-//! [`super::results`], what comes back.
+//! For every task: how many rows it still has to feed, and the rows a grant turns into. A decode
+//! feeds what its model has not seen and draws from the last row, and from every row of its window
+//! if it has one; further passes of a chain feed what the pass before drew, so a decode runs ahead
+//! of the host by some tokens, and those beyond its end are forgotten again
+//! ([`Live::forget_ahead`]). A scoring feeds the same rows and then its suffix, which attends to
+//! the branch's table and writes to its own. Read next: [`super::results`], what comes back.
 
 use super::live::{Live, ScoreTask, Task, Vocabulary};
-use super::window::Window;
+use super::slot::{Read, Slot};
+use super::window::WindowState;
 use crate::device::{
     Drawn, FedRow, HeadKind, HeadRow, Mask, PageCopy, RaggedBatch, RowGroup, SampleRow, Span,
 };
 use crate::error::RequestError;
-use crate::ids::{BranchId, RequestId, Role, TokenId};
+use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
+use crate::policy::speculation::Window;
 use crate::policy::{Decode, ScoreSpan};
 use crate::sample::{Key, Purpose};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
 use std::ops::Range;
-
-/// What one task put into a batch.
-pub(super) struct Slot {
-    pub(super) request: RequestId,
-    pub(super) branch: BranchId,
-    /// Which task of that branch.
-    pub(super) serial: u64,
-    /// Rows of the batch.
-    pub(super) rows: usize,
-    /// Of these, rows of the prompt.
-    pub(super) prompt_rows: usize,
-    phase: Phase,
-    /// Log-probability heads.
-    pub(super) logprobs: Range<usize>,
-    /// The row of the logits buffer whose likeliest tokens are wanted, and how many.
-    pub(super) alternatives: Option<(usize, usize)>,
-    pub(super) read: Read,
-}
-
-/// Which result finishes something.
-#[derive(Clone, Copy)]
-pub(super) enum Read {
-    Nothing,
-    /// The argmaxes of `count` rows in order, by the first of their heads.
-    Argmax {
-        first: usize,
-        count: usize,
-    },
-    /// The tokens drawn from `count` rows in order, by the first of their samples.
-    Sample {
-        first: usize,
-        count: usize,
-    },
-    Labels(usize),
-}
-
-impl Read {
-    /// The same for `count` rows.
-    fn of(self, rows: usize) -> Self {
-        match self {
-            Self::Argmax { first, .. } => Self::Argmax { first, count: rows },
-            Self::Sample { first, .. } => Self::Sample { first, count: rows },
-            other => other,
-        }
-    }
-}
 
 /// A task that draws, and runs ahead.
 struct Drawing<'a> {
@@ -74,23 +30,18 @@ struct Drawing<'a> {
     proposed: usize,
     /// Tokens it may draw.
     limit: usize,
+    /// Whether whole rows of logits are wanted.
+    full: bool,
 }
 
-impl Slot {
-    /// Tokens it draws, where it feeds hardly more rows than that.
-    pub(super) fn draws(&self) -> Option<usize> {
-        match self.read {
-            Read::Argmax { count, .. } | Read::Sample { count, .. } if self.rows <= count + 1 => {
-                Some(count)
-            }
-            _ => None,
-        }
-    }
-
-    /// How the time of a pass counts: rows of the prompt apart from the rest.
-    pub(super) fn shares(&self) -> [(Phase, usize); 2] {
-        [(Phase::Prompt, self.prompt_rows), (self.phase, self.rows - self.prompt_rows)]
-    }
+/// What a token is drawn from.
+struct Place<'a> {
+    pass: usize,
+    row: usize,
+    /// Tokens between the tail and the drawn one, and those of them that are known.
+    beyond: usize,
+    path: &'a [TokenId],
+    full: bool,
 }
 
 /// A chain of passes under construction.
@@ -108,12 +59,12 @@ pub(super) struct Assembly {
 fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> Range<usize> {
     let (role, branch) = at;
     let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
-    let (seen, window) = (pool.len(seq), live.branches[&branch].window.len());
+    let (seen, window) = (pool.len(seq), live.branches[&branch].window.chain_len());
     let end = |task: &ScoreTask| prompt + task.end;
     match live.branches[&branch].tasks[role.index()].as_ref().expect("an active task") {
         // The logits at the tip come from its last token, seen or not. Until there is a window to
         // go with it, everything before it may be fed.
-        Task::Decode(task) if task.window == Window::Writing => seen.min(total - 1)..total - 1,
+        Task::Decode(task) if task.window == WindowState::Writing => seen.min(total - 1)..total - 1,
         Task::Decode(_) if role == Role::Base => seen.min(total - 1)..total + window,
         Task::Decode(_) => seen.min(total - 1)..total,
         Task::Propose(_) => seen.min(total + window - 1)..total + window,
@@ -140,15 +91,21 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
     let feed = span_to_feed(live, pool, seq, at);
     let mut work = Work { rows: feed.len(), full_rows: 0, arrival: live.id.0 };
     match live.branches[&branch].tasks[role.index()].as_ref()? {
-        Task::Decode(task) if task.window == Window::Writing && feed.is_empty() => return None,
-        Task::Decode(task) if task.window == Window::Writing => {}
-        Task::Decode(task) => {
-            let draws = feed.end + 1 - live.total(role, branch);
-            work.full_rows = if is_plain_greedy(&task.decode) { 0 } else { draws };
+        Task::Decode(task) if task.window == WindowState::Writing && feed.is_empty() => {
+            return None;
         }
-        Task::Propose(_) => {
+        Task::Decode(task) if task.window == WindowState::Writing => {}
+        Task::Decode(task) => {
+            let window = match role {
+                Role::Base => &live.branches[&branch].window,
+                Role::Draft => &Window::default(),
+            };
+            work.rows += window.len() - window.chain_len();
+            work.full_rows = if is_plain_greedy(&task.decode) { 0 } else { window.len() + 1 };
+        }
+        Task::Propose(task) => {
             let greedy = live.base_decode(branch).is_none_or(is_plain_greedy);
-            work.full_rows = usize::from(!greedy);
+            work.full_rows = usize::from(!greedy || task.branches > 1);
         }
         Task::Score(task) => work.rows += task.score.suffix.len() - pool.len(task.scratch),
         Task::Span { .. } => {}
@@ -160,6 +117,7 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
 pub(super) fn wants_logits(live: &Live, (role, branch): (Role, BranchId)) -> bool {
     match live.branches.get(&branch).and_then(|b| b.tasks[role.index()].as_ref()) {
         Some(Task::Decode(task)) => task.decode.want.alternatives > 0,
+        Some(Task::Propose(task)) => task.branches > 1,
         _ => false,
     }
 }
@@ -171,6 +129,7 @@ fn is_plain_greedy(decode: &Decode) -> bool {
         && !p.edits_logits()
         && !decode.want.any()
         && until.entropy_above.is_none()
+        && until.first_entropy_above.is_none()
         && until.entropy_below.is_none()
 }
 
@@ -229,27 +188,32 @@ impl Assembly {
         match task {
             Task::Decode(task) => {
                 slot.phase = task.decode.phase;
-                let beyond = fed.end.checked_sub(total).filter(|_| task.window != Window::Writing);
-                if let Some(window) = beyond {
-                    let row = self.batch(0).rows() - 1 - window;
-                    slot.read = self.draw_along(live, &task.decode, at, row, window);
-                    if window > 0 {
-                        self.passes[0].1.push(slot);
+                let beyond =
+                    fed.end.checked_sub(total).filter(|_| task.window != WindowState::Writing);
+                if let Some(chain) = beyond {
+                    let row = self.batch(0).rows() - 1 - chain;
+                    let nodes = chain + (rows - fed.len());
+                    if role == Role::Base {
                         // Tokens there was no room for are not proposed.
-                        live.propose_only(branch, window);
+                        live.propose_only(branch, nodes);
+                        if nodes > chain {
+                            self.push_tree(live, pool, vocabulary, branch, seq)?;
+                        }
+                    }
+                    let decode = &live.decode_task(at).decode;
+                    slot.read = self.draw_along(live, decode, at, row, nodes);
+                    if nodes > 0 {
+                        self.passes[0].1.push(slot);
                         return Ok(());
                     }
+                    let task = live.decode_task(at);
                     let wanted = task.decode.want.alternatives as usize;
                     let full_row = self.batch(0).full_rows().checked_sub(1);
                     slot.alternatives = full_row.filter(|_| wanted > 0).map(|row| (row, wanted));
                     let written = live.branches[&branch].ids.len() - task.start as usize;
                     let limit = (task.decode.until.limit as usize).saturating_sub(written);
-                    let drawing = Drawing { decode: &task.decode, proposed: 0, limit };
-                    self.add_ahead(slot, live, &drawing, at, pool, seq)?;
-                    if role == Role::Base {
-                        live.propose_only(branch, 0);
-                    }
-                    return Ok(());
+                    let drawing = Drawing { decode: &task.decode, proposed: 0, limit, full: false };
+                    return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
             Task::Propose(task) => {
@@ -258,9 +222,14 @@ impl Assembly {
                     let proposed = fed.end - total;
                     let decode = live.base_decode(branch).expect("it asked for a window");
                     let row = self.batch(0).rows() - 1;
-                    slot.read = self.draw(0, live, decode, at, row, proposed);
+                    let full = task.branches > 1;
+                    let path = live.branches[&branch].window.ids();
+                    let place = Place { pass: 0, row, beyond: proposed, path, full };
+                    slot.read = self.draw(live, decode, at, &place);
+                    let full_row = self.batch(0).full_rows().checked_sub(1);
+                    slot.alternatives = full_row.filter(|_| full).map(|row| (row, task.branches));
                     let limit = task.tokens - proposed;
-                    let drawing = Drawing { decode, proposed, limit };
+                    let drawing = Drawing { decode, proposed, limit, full };
                     return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
@@ -303,7 +272,7 @@ impl Assembly {
         seq: SeqId,
     ) -> Result<(), RequestError> {
         let (role, branch) = at;
-        let Drawing { decode, proposed, limit } = *drawing;
+        let Drawing { decode, proposed, limit, full } = *drawing;
         // Penalties look at tokens only the host will know.
         let known = decode.sampling.needs_history();
         let most = if known { 1 } else { self.run_ahead };
@@ -325,10 +294,32 @@ impl Assembly {
             let row = self.batch(pass).rows();
             self.push_group(pass, pool, (seq, None), &[TokenId(0)], position + pass - 1)?;
             self.batch(pass).fed.push(FedRow { row, drawn });
-            slot.read = self.draw(pass, live, decode, at, row, proposed + pass);
+            let place = Place { pass, row, beyond: proposed + pass, path: &[], full };
+            slot.read = self.draw(live, decode, at, &place);
         }
         self.passes[draws - 1].1.push(slot);
         Ok(())
+    }
+
+    /// Appends the rows of a window that is a tree: they see all of the branch and their own
+    /// ancestors, and write to pages of their own.
+    fn push_tree(
+        &mut self,
+        live: &mut Live,
+        pool: &mut Pool,
+        vocabulary: &Vocabulary,
+        branch: BranchId,
+        seq: SeqId,
+    ) -> Result<(), RequestError> {
+        let tree = pool.create_scratch(Role::Base);
+        live.keep_tree(branch, tree);
+        let window = live.branches[&branch].window.clone();
+        let to_model = |id: &TokenId| vocabulary.to_model(Role::Base, *id);
+        let tokens: Vec<TokenId> = window.ids().iter().map(to_model).collect::<Result<_, _>>()?;
+        let total = live.total(Role::Base, branch);
+        let depth = |node: usize| (total + window.path(node).len() - 1) as u32;
+        let positions = (0..window.len()).map(depth).collect();
+        self.push_rows(0, pool, (tree, Some(seq)), &tokens, positions, Mask::Tree(window.masks()))
     }
 
     /// Appends rows that write to the first of `tables` and see all of the second before that.
@@ -340,7 +331,19 @@ impl Assembly {
         tokens: &[TokenId],
         position: usize,
     ) -> Result<(), RequestError> {
-        let (seq, prefix) = tables;
+        let positions = (position..position + tokens.len()).map(|p| p as u32).collect();
+        self.push_rows(pass, pool, tables, tokens, positions, Mask::Causal)
+    }
+
+    fn push_rows(
+        &mut self,
+        pass: usize,
+        pool: &mut Pool,
+        (seq, prefix): (SeqId, Option<SeqId>),
+        tokens: &[TokenId],
+        positions: Vec<u32>,
+        mask: Mask,
+    ) -> Result<(), RequestError> {
         let own_len = pool.len(seq);
         let copy = pool.append(seq, tokens.len())?.copy;
         assert!(pass == 0 || copy.is_none(), "the first pass of a chain makes the page its own");
@@ -355,9 +358,9 @@ impl Assembly {
         let own = span(seq, own_len);
         let first = batch.rows();
         batch.tokens.extend_from_slice(tokens);
-        batch.positions.extend((position..position + tokens.len()).map(|p| p as u32));
+        batch.positions.extend(positions);
         let rows = first..first + tokens.len();
-        batch.groups.push(RowGroup { rows, prefix, own, mask: Mask::Causal });
+        batch.groups.push(RowGroup { rows, prefix, own, mask });
         Ok(())
     }
 
@@ -392,51 +395,53 @@ impl Assembly {
         Ok(first_head..batch.heads.len())
     }
 
-    /// Draws a token from `row` of a pass and from each of the `window` rows after it.
+    /// Draws a token from `row` of the first pass and from the row of each of the first `nodes`
+    /// nodes of the window, which come after it.
     fn draw_along(
         &mut self,
         live: &Live,
         decode: &Decode,
         at: (Role, BranchId),
         row: usize,
-        window: usize,
+        nodes: usize,
     ) -> Read {
-        let first = self.draw(0, live, decode, at, row, 0);
-        for i in 1..=window {
-            self.draw(0, live, decode, at, row + i, i);
+        let tip = Place { pass: 0, row, beyond: 0, path: &[], full: false };
+        let first = self.draw(live, decode, at, &tip);
+        let window = &live.branches[&at.1].window;
+        for node in 0..nodes {
+            let path: Vec<_> = window.path(node).into_iter().map(|n| window.ids()[n]).collect();
+            let (row, beyond) = (row + node + 1, path.len());
+            self.draw(live, decode, at, &Place { pass: 0, row, beyond, path: &path, full: false });
         }
-        first.of(window + 1)
+        first.of(nodes + 1)
     }
 
-    /// Draws the token that comes `beyond` tokens after the tail from `row` of a pass, as `decode`
-    /// says: a draft that proposes draws with the random numbers of the base.
+    /// Draws the token of a place, as `decode` says: a draft that proposes draws with the random
+    /// numbers of the base.
     fn draw(
         &mut self,
-        pass: usize,
         live: &Live,
         decode: &Decode,
         (role, branch): (Role, BranchId),
-        row: usize,
-        beyond: usize,
+        place: &Place<'_>,
     ) -> Read {
+        let Place { pass, row, beyond, path, full } = *place;
         let batch = self.batch(pass);
-        if is_plain_greedy(decode) {
+        if is_plain_greedy(decode) && !full {
             batch.heads.push(HeadRow { row, kind: HeadKind::Argmax });
             return Read::Argmax { first: batch.heads.len() - 1, count: 1 };
         }
-        let tail = &live.branches[&branch];
+        let tail = &live.branches[&branch].ids;
         let params = (*decode.sampling).clone();
         let (prompt, generated) = if params.needs_history() {
-            let proposed = tail.window.iter().take(beyond);
-            let generated = tail.ids.iter().chain(proposed).copied().collect();
-            (live.prompts[role.index()].clone(), generated)
+            (live.prompts[role.index()].clone(), [tail, path].concat())
         } else {
             (vec![], vec![])
         };
         let key = Key {
             seed: params.seed,
             branch,
-            position: (tail.ids.len() + beyond) as u32,
+            position: (tail.len() + beyond) as u32,
             role: decode.role,
             purpose: Purpose::Draw,
         };

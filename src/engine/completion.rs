@@ -10,7 +10,7 @@ use super::prepare::Prepared;
 use super::request::{Event, Settings};
 use crate::error::{RequestError, TextError};
 use crate::ids::{BranchId, RequestId, Role, TokenId};
-use crate::policy::{AnswerBy, Continuation, Decode, PolicyKind, Until, Want};
+use crate::policy::{AnswerBy, Continuation, Decode, Gates, PolicyKind, Until, Want};
 use crate::sample::SamplingOverrides;
 use crate::telemetry::Phase;
 use crate::text::{Message, RenderOptions};
@@ -144,6 +144,7 @@ impl Prepared {
             answer_by: if role == Role::Base { AnswerBy::Base } else { AnswerBy::Draft },
             speculation: None,
             salvage: false,
+            gates: Gates::default(),
             max_model_len: context,
             temperature: sampling.temperature,
             top_k: sampling.top_k,

@@ -8,12 +8,14 @@
 use super::listener::Listener;
 use super::progress::Progress;
 use super::request::{Event, Settings, TokenLogprob};
-use super::window::{ProposeTask, Window};
+use super::window::{ProposeTask, WindowState};
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
+use crate::policy::speculation::Window;
 use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Score, Tails};
+use crate::telemetry::Trace;
 use crate::text::{IdMap, SentenceEnd, StopMatcher, StopStrings, Tokenizer};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -47,7 +49,9 @@ pub(super) struct DecodeTask {
     pub(super) matcher: StopMatcher,
     pub(super) sentence: SentenceEnd,
     pub(super) stats: Vec<TokenStats>,
-    pub(super) window: Window,
+    pub(super) window: WindowState,
+    /// The pages of a window that is a tree, while it is verified.
+    pub(super) tree: Option<SeqId>,
 }
 
 /// A scoring in progress.
@@ -66,7 +70,7 @@ pub(super) struct Branch {
     pub(super) ids: Vec<TokenId>,
     pub(super) origins: Vec<Origin>,
     /// Tokens proposed beyond the tail.
-    pub(super) window: Vec<TokenId>,
+    pub(super) window: Window,
     pub(super) kv: [Option<SeqId>; 2],
     pub(super) tasks: [Option<Task>; 2],
     /// Counts the tasks started, so that a result never reaches a task that came after its own.
@@ -145,7 +149,7 @@ pub(super) struct Submission {
 }
 
 impl Live {
-    pub(super) fn new(s: Submission) -> Self {
+    pub(super) fn new(s: Submission, trace: Option<&Arc<Trace>>) -> Self {
         Self {
             id: s.id,
             prompts: s.prompts,
@@ -158,7 +162,7 @@ impl Live {
             settings: s.settings,
             cancelled: s.cancelled,
             submitted: s.submitted,
-            listener: Listener::new(s.events),
+            listener: Listener::new(s.events, trace.map(|trace| (trace.clone(), s.id))),
             report: Progress::default(),
             finished: None,
         }
@@ -190,7 +194,7 @@ impl Live {
             Some(id) => Ok(*id),
             None => {
                 let (branch, index) = (&self.branches[&branch], index - prompt.len());
-                let proposed = || branch.window[index - branch.ids.len()];
+                let proposed = || branch.window.ids()[index - branch.ids.len()];
                 let id = branch.ids.get(index).copied().unwrap_or_else(proposed);
                 vocabulary.to_model(role, id)
             }
@@ -244,8 +248,8 @@ impl Live {
                 let matcher = StopStrings::new(decode.until.strings.clone()).matcher();
                 let sentence = SentenceEnd::new();
                 let (at, role) = (decode.branch, decode.role);
-                let (stats, window) = (vec![], Window::Open);
-                let task = DecodeTask { decode, start, matcher, sentence, stats, window };
+                let (stats, window, tree) = (vec![], WindowState::Open, None);
+                let task = DecodeTask { decode, start, matcher, sentence, stats, window, tree };
                 self.abandon_proposal(pool, at, role);
                 self.start(at, role, Task::Decode(task));
             }
@@ -331,7 +335,7 @@ impl Live {
         outcomes: &mut std::collections::VecDeque<Outcome>,
     ) {
         if self.base_decode(branch).is_some() {
-            self.close_window(pool, branch);
+            self.close_window(pool, branch, self.branches[&branch].ids.len());
         }
         for role in Role::ALL {
             if let Some(task) = self.branch(branch).tasks[role.index()].take() {
@@ -451,7 +455,9 @@ impl Live {
 
 /// Gives back the pages only a task holds.
 pub(super) fn release_task(pool: &mut Pool, task: &Task) {
-    if let Task::Score(score) = task {
-        pool.release(score.scratch);
+    match task {
+        Task::Score(score) => pool.release(score.scratch),
+        Task::Decode(decode) => decode.tree.into_iter().for_each(|tree| pool.release(tree)),
+        Task::Span { .. } | Task::Propose(_) => {}
     }
 }

@@ -32,7 +32,9 @@ mod reply;
 mod request;
 mod results;
 mod runner;
+mod slot;
 mod start;
+mod trace;
 mod window;
 
 pub use completion::{Completion, Prompt};
@@ -43,7 +45,7 @@ pub use pair::{
 };
 pub use request::{
     Event, PhaseCost, PolicyOptions, Reply, Request, Settings, StepReport, TokenCounts,
-    TokenLogprob,
+    TokenLogprob, Tuned,
 };
 pub use start::{DeviceChoice, EngineOptions, LoadProgress};
 

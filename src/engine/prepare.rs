@@ -14,7 +14,7 @@ use crate::ids::{RequestId, Role, TokenId};
 use crate::kv::PoolLayout;
 use crate::model::checkpoint::GenerationDefaults;
 use crate::policy::{
-    AnswerBy, Close, Judge, PolicyKind, Proposer, Reasoning, Speculation, Stepwise,
+    AnswerBy, Close, Gates, Judge, PolicyKind, Proposer, Reasoning, Speculation, Stepwise,
     StepwiseSettings,
 };
 use crate::sample::{SamplingOverrides, SamplingParams};
@@ -83,8 +83,14 @@ impl Prepared {
         self.prompt(request, role, &judge)
     }
 
+    /// What a request states over what a calibration chose.
+    fn options(&self, request: &Request) -> PolicyOptions {
+        let tuned = self.pair.settings.tuned.as_ref().map(|tuned| &tuned.options);
+        tuned.map_or_else(|| request.options.clone(), |tuned| request.options.or(tuned))
+    }
+
     fn judge_text(&self, request: &Request) -> JudgeText {
-        request.options.judge.clone().unwrap_or_else(|| self.pair.settings.judge.clone())
+        self.options(request).judge.unwrap_or_else(|| self.pair.settings.judge.clone())
     }
 
     pub(super) fn text(&self, role: Role) -> Result<&ModelText, RequestError> {
@@ -178,7 +184,7 @@ impl Prepared {
         let submitted = Instant::now();
         request.options.validate()?;
         let pair = &self.pair.settings;
-        let (kind, options) = (request.policy, &request.options);
+        let (kind, options) = (request.policy, &self.options(request));
         let sampling = self.sampling(&request.sampling, Role::Base)?;
         let judge_text = self.judge_text(request);
         let delimiter = options.step_delimiter.clone();
@@ -240,6 +246,7 @@ impl Prepared {
             answer_by,
             speculation,
             salvage: options.salvage && judged,
+            gates: if judged { options.gates } else { Gates::default() },
             max_model_len: self.max_model_len,
             temperature: sampling.temperature,
             top_k: sampling.top_k,
@@ -256,7 +263,9 @@ impl Prepared {
             let tokens = prompt + tail_max + close;
             // One more for a partly shared last page, and the suffix has pages of its own.
             let pages = tokens.div_ceil(self.layout.page_tokens(role)) + 1;
-            let suffix = if role == Role::Base { scratch } else { 0 };
+            // So has a window that is a tree, but never at the same time.
+            let tree = speculation.map_or(0, |s| (s.branches * config::WINDOW_MAX) as usize);
+            let suffix = if role == Role::Base { scratch.max(tree) } else { 0 };
             pages + suffix.div_ceil(self.layout.page_tokens(role))
         };
         let pages_promised = pages(Role::Draft) + pages(Role::Base);
@@ -286,6 +295,8 @@ impl Prepared {
             draft_ahead: self.draft_ahead,
             speculation,
             salvage: options.salvage,
+            gates: options.gates,
+            hesitations: self.hesitations(options)?,
         });
         Ok(Submission {
             id,
@@ -316,7 +327,22 @@ impl Prepared {
             self.text(Role::Draft)?;
         }
         let window = options.window.unwrap_or_default();
-        Ok(kind.speculates().then_some(Speculation { by, window }))
+        let branches = options.branches.unwrap_or(1);
+        Ok(kind.speculates().then_some(Speculation { by, window, branches }))
+    }
+
+    /// Phrases of hesitation as the base's ids, with and without what may stand before them.
+    fn hesitations(&self, options: &PolicyOptions) -> Result<Vec<Vec<TokenId>>, TextError> {
+        if options.gates.confidence_min.is_none() {
+            return Ok(vec![]);
+        }
+        let spellings = |phrase: &&str| {
+            let (first, rest) = phrase.split_at(1);
+            let upper = first.to_uppercase() + rest;
+            [(*phrase).to_owned(), format!(" {phrase}"), format!(" {upper}"), upper]
+        };
+        let all = config::HESITATIONS.iter().flat_map(spellings);
+        all.map(|text| self.tokenizer().encode(&text)).collect()
     }
 
     /// What a request states over what the pair, the model `role` and the engine say.

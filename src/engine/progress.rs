@@ -14,6 +14,7 @@ pub(super) struct Progress {
     pub(super) steps: Vec<StepReport>,
     pub(super) accepted: u32,
     pub(super) rewritten: u32,
+    pub(super) gated: u32,
     pub(super) wasted: u32,
     /// Tokens proposed to the base, and those of them it drew itself.
     pub(super) proposed: u32,
@@ -63,6 +64,10 @@ impl Live {
                 self.report.step_ms = 0.0;
                 self.report.step_drafted = 0;
                 self.report.step_score = None;
+            }
+            Note::StepGated { .. } => {
+                self.report.gated += 1;
+                self.report.wasted += 1;
             }
             Note::StepScored { score, accepted, drafted, ahead, logprobs, .. } => {
                 self.report.step_score = Some(*score);

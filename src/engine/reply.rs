@@ -51,6 +51,7 @@ pub(super) fn write(live: &Live, finish: FinishWhy, vocabulary: &Vocabulary) -> 
         steps: live.report.steps.clone(),
         accepted: live.report.accepted,
         rewritten: live.report.rewritten,
+        gated: live.report.gated,
         ids: root.ids.clone(),
         tokens,
         cost,

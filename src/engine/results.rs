@@ -4,10 +4,10 @@
 //! that may end its decode; a task that is complete becomes an outcome for the policy. Read next:
 //! [`super::runner`].
 
-use super::assemble::{Read, Slot};
 use super::live::{DecodeTask, Live, Task, Vocabulary, release_task};
 use super::request::TokenLogprob;
-use super::window::{self, Draws, Window};
+use super::slot::{Read, Slot};
+use super::window::{self, Draws, WindowState};
 use crate::device::{HeadResult, Results};
 use crate::error::RequestError;
 use crate::ids::{BranchId, Role, TokenId};
@@ -43,7 +43,7 @@ pub(super) fn read(
             }
             let (id, sampled) = draws.get(0);
             if proposes {
-                window::proposed(live, branch, id, vocabulary);
+                window::proposed(live, branch, id, &alternatives, vocabulary);
                 return Ok(None);
             }
             let told = sampled.map(|sampled| (sampled, alternatives));
@@ -108,7 +108,7 @@ pub(super) fn drawn(
     let cause = stop_cause(task, id, sampled, len, vocabulary)
         .or_else(|| (len >= tail_max).then_some(StopCause::Context));
     let Some(stop) = cause else {
-        task.window = Window::Open;
+        task.window = WindowState::Open;
         // Two ids of a model may be one id of the tail. What the model sees is the tail's.
         if vocabulary.to_model(role, id)? != own_id {
             live.forget_ahead(pool, at, 1);
@@ -134,7 +134,9 @@ fn stop_cause(
         return Some(StopCause::Id(id));
     }
     let bytes = vocabulary.tokenizer.token_bytes(id);
-    if let Some(hit) = task.matcher.push(bytes) {
+    let count = len as u32 - task.start;
+    let hit = task.matcher.push(bytes).filter(|h| h.string > 0 || count >= until.first_string_from);
+    if let Some(hit) = hit {
         return Some(StopCause::String(hit.string));
     }
     if task.sentence.push(bytes).is_some() && until.sentence_end {
@@ -143,8 +145,9 @@ fn stop_cause(
     let entropy = sampled.map(|s| s.entropy_nats);
     let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
     let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
-    if above || below {
+    let first = until.first_entropy_above.zip(entropy).filter(|_| count == 1);
+    if above || below || first.is_some_and(|(bound, h)| h > bound) {
         return Some(StopCause::Entropy);
     }
-    (len as u32 - task.start >= until.limit).then_some(StopCause::Limit)
+    (count >= until.limit).then_some(StopCause::Limit)
 }

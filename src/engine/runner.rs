@@ -8,10 +8,11 @@
 //! already be somebody else's; every submission ends in exactly one terminal event, and its pages
 //! are back in the pool before that event is sent.
 
-use super::assemble::{self, Assembly, Slot};
+use super::assemble::{self, Assembly};
 use super::live::{Live, Submission, Vocabulary};
 use super::request::Event;
-use super::{reply, results};
+use super::slot::Slot;
+use super::{reply, results, trace};
 use crate::device::{Device, Results};
 use crate::error::{DeviceError, RequestError};
 use crate::ids::{BranchId, RequestId, Role, TokenId};
@@ -21,7 +22,9 @@ use crate::policy::speculation::Costs;
 use crate::policy::{FinishWhy, Outcome};
 use crate::sample;
 use crate::schedule::{self, Budget};
+use crate::telemetry::Trace;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
@@ -42,6 +45,8 @@ pub(super) struct Runner<D: Device> {
     pub(super) costs: Costs,
     /// Passes under way, by role.
     pub(super) flights: [Option<Flight<D>>; 2],
+    /// Where everything is written down, if anywhere.
+    pub(super) trace: Option<Arc<Trace>>,
     /// Why nothing can run any more.
     pub(super) lost: Option<String>,
 }
@@ -52,6 +57,7 @@ pub(super) struct Flight<D: Device> {
     /// Of each pass of the chain.
     slots: Vec<Vec<Slot>>,
     rows: usize,
+    began: Instant,
     launch_ms: f64,
 }
 
@@ -100,7 +106,8 @@ impl<D: Device> Runner<D> {
             if !self.waiting.front().is_some_and(fits) {
                 return;
             }
-            let mut live = Live::new(self.waiting.pop_front().expect("just seen"));
+            let mut live =
+                Live::new(self.waiting.pop_front().expect("just seen"), self.trace.as_ref());
             live.emit(Event::Started(live.settings.clone()));
             live.advance(&mut self.pool, &self.vocabulary, Outcome::Started);
             self.live.push(live);
@@ -158,7 +165,9 @@ impl<D: Device> Runner<D> {
             match launched {
                 Ok(in_flight) => {
                     let launch_ms = started.elapsed().as_secs_f64() * 1e3;
-                    self.flights[role.index()] = Some(Flight { in_flight, slots, rows, launch_ms });
+                    let began = started;
+                    self.flights[role.index()] =
+                        Some(Flight { in_flight, slots, rows, began, launch_ms });
                 }
                 Err(error) => self.fail(slots.iter().flatten(), &error),
             }
@@ -226,9 +235,16 @@ impl<D: Device> Runner<D> {
         };
         let ms = flight.launch_ms + started.elapsed().as_secs_f64() * 1e3;
         self.count_costs(role, flight, ms);
+        if let Some(trace) = &self.trace {
+            trace::passes(trace, role, &flight.slots, flight.rows, flight.began);
+            trace::pages(trace, &self.pool);
+        }
         for (slots, results) in flight.slots.iter().zip(&results) {
             for slot in slots {
                 let index = self.index_of(slot.request).expect("a request outlives its passes");
+                if let Some(trace) = &self.trace {
+                    trace::slot(trace, role, slot, results, &self.live[index], flight.began);
+                }
                 let report = &mut self.live[index].report;
                 for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
                     report.add_cost(phase, ms * rows as f64 / flight.rows as f64, rows as u32);
@@ -290,7 +306,7 @@ impl<D: Device> Runner<D> {
             live.finished = Some(Err(error()));
         }
         for submission in std::mem::take(&mut self.waiting) {
-            Live::new(submission).emit(Event::Failed(error()));
+            Live::new(submission, self.trace.as_ref()).emit(Event::Failed(error()));
         }
     }
 
@@ -340,7 +356,7 @@ impl<D: Device> Runner<D> {
         });
         for submission in std::mem::take(&mut self.waiting) {
             if submission.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
-                let gone = Live::new(submission);
+                let gone = Live::new(submission, self.trace.as_ref());
                 let reply = reply::write(&gone, FinishWhy::Cancelled, vocabulary);
                 gone.emit(Event::Finished(Box::new(reply)));
             } else {

@@ -18,6 +18,7 @@ use crate::kv::{ModelKv, Pool};
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 use crate::model::{Model, PassLimits, Weights};
 use crate::policy::speculation::Costs;
+use crate::telemetry::Trace;
 use crate::text::{ChatTemplate, IdMap, SpecialRoles, Tokenizer};
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -88,6 +89,8 @@ pub struct EngineOptions {
     /// Whether the draft writes the next step while the base scores one. No token of a reply
     /// depends on it. Without it only where the device runs both at the same time.
     pub draft_ahead: Option<bool>,
+    /// Where everything the engine does is written down.
+    pub trace: Option<Arc<Trace>>,
     /// Hears how loading proceeds.
     pub progress: Option<Box<dyn FnMut(LoadProgress)>>,
 }
@@ -108,6 +111,7 @@ impl EngineOptions {
             batch_rows_max: config::BATCH_ROWS_MAX,
             run_ahead: None,
             draft_ahead: None,
+            trace: None,
             progress: None,
         }
     }
@@ -294,6 +298,7 @@ fn launch<D: Device>(
         live: vec![],
         costs: Costs::default(),
         flights: [None, None],
+        trace: options.trace.take(),
         lost: None,
     };
     let thread = std::thread::Builder::new()

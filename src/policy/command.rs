@@ -18,10 +18,14 @@ pub struct Until {
     pub ids: Vec<TokenId>,
     /// Any of these strings, which may span tokens or end inside one.
     pub strings: Vec<String>,
+    /// The first of [`Self::strings`] counts only from the so many-th token on.
+    pub first_string_from: u32,
     /// The end of a sentence.
     pub sentence_end: bool,
     /// A token drawn from a distribution whose entropy, in nats, exceeds this.
     pub entropy_above: Option<f32>,
+    /// The first token, drawn from a distribution whose entropy, in nats, exceeds this.
+    pub first_entropy_above: Option<f32>,
     /// A token drawn from a distribution whose entropy, in nats, is below this.
     pub entropy_below: Option<f32>,
     /// This many tokens; at least 1.

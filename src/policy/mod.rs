@@ -10,11 +10,13 @@
 
 pub mod command;
 pub mod continuation;
+pub mod gates;
 pub mod speculation;
 pub mod stepwise;
 
 pub use command::{Command, Decode, FinishWhy, Outcome, Score, ScoreSpan, StopCause, Until, Want};
 pub use continuation::Continuation;
+pub use gates::Gates;
 pub use speculation::{Proposer, Speculation, WindowSize};
 pub use stepwise::{AnswerBy, Close, Judge, Reasoning, Stepwise, StepwiseSettings};
 
@@ -61,6 +63,13 @@ pub enum Note {
         index: u32,
         /// Who writes.
         writer: Role,
+    },
+    /// The draft hesitated over the first token of the step: the base writes it.
+    StepGated {
+        /// Step number.
+        index: u32,
+        /// Nats of the draft's first token.
+        entropy: f32,
     },
     /// The base scored the drafted step.
     StepScored {

@@ -63,8 +63,114 @@ impl std::str::FromStr for WindowSize {
 pub struct Speculation {
     /// By whom.
     pub by: Proposer,
-    /// How many at a time.
+    /// How many at a time, one after another.
     pub window: WindowSize,
+    /// How many in one place, 1 to [`crate::config::BRANCHES_MAX`]: with more than one the window is a tree.
+    pub branches: u32,
+}
+
+/// Tokens proposed beyond the tip: a chain, or a tree whose nodes come after their parents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Window {
+    ids: Vec<TokenId>,
+    /// The node each node follows; `None` follows the tip.
+    parents: Vec<Option<usize>>,
+}
+
+impl Window {
+    /// One token after another.
+    #[must_use]
+    pub fn chain(ids: Vec<TokenId>) -> Self {
+        let parents = (0..ids.len()).map(|i| i.checked_sub(1)).collect();
+        Self { ids, parents }
+    }
+
+    /// The nodes' tokens.
+    #[must_use]
+    pub fn ids(&self) -> &[TokenId] {
+        &self.ids
+    }
+
+    /// Nodes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether nothing is proposed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Nodes where the window is a chain, else 0: a tree is no continuation of the tail.
+    #[must_use]
+    pub fn chain_len(&self) -> usize {
+        if self.is_chain() { self.len() } else { 0 }
+    }
+
+    /// Whether every node follows the one before it.
+    #[must_use]
+    pub fn is_chain(&self) -> bool {
+        self.parents.iter().enumerate().all(|(i, parent)| *parent == i.checked_sub(1))
+    }
+
+    /// Adds a node, or finds the equal one that is there.
+    pub fn add(&mut self, parent: Option<usize>, id: TokenId) -> usize {
+        self.child(parent, id).unwrap_or_else(|| {
+            self.ids.push(id);
+            self.parents.push(parent);
+            self.len() - 1
+        })
+    }
+
+    /// Keeps the first `nodes` nodes.
+    pub fn truncate(&mut self, nodes: usize) {
+        self.ids.truncate(nodes);
+        self.parents.truncate(nodes);
+    }
+
+    /// The nodes from the tip to `node`, itself included.
+    #[must_use]
+    pub fn path(&self, node: usize) -> Vec<usize> {
+        let mut path: Vec<_> =
+            std::iter::successors(Some(node), |node| self.parents[*node]).collect();
+        path.reverse();
+        path
+    }
+
+    /// For each node the bits of the nodes it sees, itself included; at most 64 nodes.
+    #[must_use]
+    pub fn masks(&self) -> Vec<u64> {
+        let mut masks: Vec<u64> = vec![];
+        for (i, parent) in self.parents.iter().enumerate() {
+            masks.push(parent.map_or(0, |parent| masks[parent]) | 1 << i);
+        }
+        masks
+    }
+
+    fn child(&self, parent: Option<usize>, id: TokenId) -> Option<usize> {
+        let nodes = self.ids.iter().zip(&self.parents);
+        nodes.into_iter().position(|(own, follows)| *own == id && *follows == parent)
+    }
+
+    /// The path of nodes that are what the base drew: `drawn[0]` at the tip, `drawn[i + 1]` after
+    /// node `i`.
+    ///
+    /// # Panics
+    /// If `drawn` does not hold one token more than there are nodes.
+    #[must_use]
+    pub fn accept(&self, drawn: &[TokenId]) -> Vec<usize> {
+        assert_eq!(drawn.len(), self.len() + 1, "one draw at the tip and one after every node");
+        let mut path = vec![];
+        while let Some(node) = {
+            let last = path.last().copied();
+            self.child(last, drawn[last.map_or(0, |node| node + 1)])
+        } {
+            path.push(node);
+        }
+        path
+    }
 }
 
 /// The longest run of newest tokens that [`lookup`] looks for.
@@ -72,24 +178,35 @@ const NGRAM_MAX: usize = 4;
 /// The shortest: a single token says too little of what follows it.
 const NGRAM_MIN: usize = 2;
 
-/// Up to `k` tokens that followed an earlier occurrence of the newest tokens of `texts[0]`.
+/// Up to `k` tokens that followed an earlier occurrence of the newest tokens of `texts[0]`, of up
+/// to `branches` occurrences that went on differently.
 ///
-/// The longest of 4 to 2 newest tokens that occurs again decides, its last occurrence first, in
-/// the text itself before its siblings (prompt lookup decoding).
+/// The longest of 4 to 2 newest tokens that occurs again decides first, its last occurrence before
+/// earlier ones, in the text itself before its siblings (prompt lookup decoding).
 #[must_use]
-pub fn lookup(texts: &[&[TokenId]], k: usize) -> Vec<TokenId> {
-    let Some((own, _)) = texts.split_first() else { return vec![] };
+pub fn lookup(texts: &[&[TokenId]], k: usize, branches: usize) -> Window {
+    let mut window = Window::default();
+    let Some((own, _)) = texts.split_first() else { return window };
+    let mut found = 0;
     for n in (NGRAM_MIN..=NGRAM_MAX.min(own.len())).rev() {
         let newest = &own[own.len() - n..];
         for text in texts {
             // The newest tokens themselves have nothing after them.
             let places = text.len().saturating_sub(n);
-            if let Some(at) = (0..places).rev().find(|&at| &text[at..at + n] == newest) {
-                return text[at + n..].iter().take(k).copied().collect();
+            for at in (0..places).rev().filter(|&at| &text[at..at + n] == newest) {
+                if found == branches {
+                    return window;
+                }
+                let nodes = window.len();
+                let mut parent = None;
+                for id in text[at + n..].iter().take(k) {
+                    parent = Some(window.add(parent, *id));
+                }
+                found += usize::from(window.len() > nodes);
             }
         }
     }
-    vec![]
+    window
 }
 
 /// How often proposed tokens were what the base drew, the latest windows counting most.
@@ -152,9 +269,12 @@ impl Costs {
         self.draft_ms.add(ms);
     }
 
-    /// A pass in which the base verified `k` proposed tokens, 0 for a plain decode.
+    /// A pass in which the base verified `k` proposed tokens, 0 for a plain decode; one with more
+    /// than [`WINDOW_MAX`] says nothing of windows.
     pub fn add_base(&mut self, k: usize, ms: f64) {
-        self.base_ms[k.min(WINDOW_MAX as usize)].add(ms);
+        if let Some(mean) = self.base_ms.get_mut(k) {
+            mean.add(ms);
+        }
     }
 
     /// The cost of verifying `k` tokens: as measured, else between or beyond what was.
@@ -198,5 +318,90 @@ impl Costs {
             0 if agreement.windows > 0 => most.min(2),
             _ => best,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ids(ids: &[u32]) -> Vec<TokenId> {
+        ids.iter().copied().map(TokenId).collect()
+    }
+
+    #[test]
+    fn what_followed_the_newest_tokens_is_looked_up_longest_match_and_latest_first() {
+        let text = ids(&[1, 2, 3, 7, 7, 1, 2, 3, 8, 9, 5, 2, 3, 4, 0, 1, 2, 3]);
+        // (2, 3) went on with 4 last, but (1, 2, 3) is longer and went on with 8.
+        assert_eq!(lookup(&[&text], 3, 1), Window::chain(ids(&[8, 9, 5])));
+        let tree = lookup(&[&text], 2, 3);
+        assert_eq!(tree.ids(), ids(&[8, 9, 7, 7, 4, 0]));
+        assert_eq!(tree.masks(), [0b1, 0b11, 0b100, 0b1100, 0b1_0000, 0b11_0000]);
+        assert_eq!(lookup(&[&ids(&[1, 2, 3])], 3, 1), Window::default());
+        let sibling = ids(&[9, 9, 2, 3, 6]);
+        assert_eq!(lookup(&[&ids(&[5, 2, 3]), &sibling], 3, 1), Window::chain(ids(&[6])));
+        assert!(lookup(&[], 3, 1).is_empty() && lookup(&[&[]], 3, 1).is_empty());
+    }
+
+    #[test]
+    fn the_path_the_base_drew_is_accepted_and_nothing_else() {
+        let mut tree = Window::chain(ids(&[4, 5]));
+        let side = tree.add(Some(0), TokenId(6));
+        tree.add(None, TokenId(4));
+        assert_eq!((side, tree.len(), tree.is_chain()), (2, 3, false), "4 was there already");
+        assert_eq!(tree.accept(&ids(&[4, 6, 0, 9])), [0, 2]);
+        assert_eq!(tree.accept(&ids(&[4, 5, 0, 9])), [0, 1]);
+        assert!(tree.accept(&ids(&[6, 6, 0, 9])).is_empty());
+        assert_eq!(tree.path(2), [0, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_chain_is_accepted_as_a_chain_is(
+            window in prop::collection::vec(0..3_u32, 0..8), drawn in prop::collection::vec(0..3_u32, 9),
+        ) {
+            let (window, mut drawn) = (ids(&window), ids(&drawn));
+            drawn.truncate(window.len() + 1);
+            let chain = Window::chain(window.clone());
+            prop_assert!(chain.is_chain());
+            let prefix = crate::sample::accept_drawn(&window, &drawn).prefix;
+            prop_assert_eq!(chain.accept(&drawn), (0..prefix).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn the_window_follows_what_was_measured(rate in 0.0..1.0f64, draft in 0.0..2.0f64) {
+            let mut costs = Costs::default();
+            costs.add_draft(draft);
+            for k in 0..=WINDOW_MAX {
+                costs.add_base(k as usize, 1.0 + 0.05 * f64::from(k));
+            }
+            let agreement = Agreement { agreed: rate * 100.0, compared: 100.0, windows: 1 };
+            let best = costs.best_window(Proposer::Draft, &agreement, WINDOW_MAX);
+            let goodput = |k: u32| {
+                let tokens: f64 = (0..=k).map(|i| rate.powi(i as i32)).sum();
+                tokens / (f64::from(k) * draft + 1.0 + 0.05 * f64::from(k))
+            };
+            prop_assert!((0..=WINDOW_MAX).all(|k| goodput(k) <= goodput(best) * (1.0 + 1e-6)));
+        }
+    }
+
+    #[test]
+    fn windows_that_never_agree_are_given_up_and_tried_again_now_and_then() {
+        let mut costs = Costs::default();
+        costs.add_draft(0.5);
+        costs.add_base(0, 1.0);
+        costs.add_base(4, 1.2);
+        let mut agreement = Agreement::default();
+        assert!(costs.best_window(Proposer::Draft, &agreement, 8) > 0, "optimistic at first");
+        let mut windows = vec![];
+        for _ in 0..64 {
+            let k = costs.best_window(Proposer::Draft, &agreement, 8);
+            agreement.count(k, 0);
+            windows.push(k);
+        }
+        assert!(windows[32..].iter().filter(|k| **k == 0).count() >= 28, "{windows:?}");
+        assert!(windows[32..].iter().any(|k| *k > 0), "{windows:?}");
+        assert_eq!(costs.best_window(Proposer::Draft, &agreement, 0), 0, "no room");
     }
 }

@@ -19,7 +19,7 @@ mod penalty;
 mod philox;
 mod stats;
 
-pub use accept::{Accepted, ChainUniforms, accept_chain, accept_greedy, accepts_token, residual};
+pub use accept::{Accepted, ChainUniforms, accept_chain, accept_drawn, accepts_token, residual};
 pub use distribution::{Distribution, Entry, MASS_ONE, draw, exp_nonpositive, mass};
 pub use draw::{Sampled, Scratch, process, sample};
 pub use label::{CUTOFF, ParseReadoutError, Readout, accepts, score, softmax_labels};

@@ -16,7 +16,6 @@ use super::{Port, body, json, stream};
 use crate::config;
 use crate::engine::{Completion, Engine, Prompt, Request, TokenLogprob};
 use crate::ids::{Role, TokenId};
-use crate::policy::PolicyKind;
 use crate::text::{Message, RenderOptions};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -121,7 +120,7 @@ impl Chat {
             }
         };
         let steps = model.who == Who::Pair;
-        let judged = steps && asked.policy == PolicyKind::SpecReason;
+        let judged = steps && asked.policy.judges();
         let stop = asked.stop.clone();
         let reading = Reading { stop, split: self.split, thinking: false, steps, judged };
         Job { ask, reading, route: "messages" }
