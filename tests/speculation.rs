@@ -2,13 +2,18 @@
 //!
 //! `FORERUN_FULL=1` asks 50 questions under the whole product of windows and proposers.
 
+#[path = "common/peers.rs"]
+#[allow(dead_code, reason = "no choice is near here")]
+mod peers;
 #[path = "common/problems.rs"]
 mod problems;
 #[path = "common/rollback.rs"]
 mod rollback;
 
 use forerun::device::cpu::{CpuDevice, CpuOptions};
-use forerun::engine::{DeviceChoice, Engine, EngineOptions, Pair, PolicyOptions, Reply, Request};
+use forerun::engine::{
+    DeviceChoice, Engine, EngineOptions, ModelSource, Pair, PolicyOptions, Reply, Request, Thinking,
+};
 use forerun::policy::{AnswerBy, PolicyKind, Proposer, WindowSize};
 use forerun::sample::SamplingOverrides;
 use forerun::telemetry::{Phase, Trace};
@@ -270,4 +275,31 @@ fn an_answer_by_the_draft_is_never_proposed_to() {
 #[test]
 fn a_window_that_was_rolled_back_leaves_the_kv_as_if_never_fed() {
     rollback::leaves_no_trace(|| CpuDevice::new(CpuOptions::default()).expect("a CPU"));
+}
+
+#[test]
+fn a_real_pair_says_what_its_base_says_alone() {
+    if !full() {
+        eprintln!("skipped: some hours; FORERUN_FULL=1 runs it");
+        return;
+    }
+    let names = ["qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b"];
+    let [Some(base), Some(draft)] = names.map(peers::model_path) else { return };
+    let (base, draft) = (ModelSource::Path(base), ModelSource::Path(draft));
+    let pair = Pair::custom(base, Some(draft), Thinking::None);
+    let engine = engine(|o| o.pair = pair);
+    let questions = questions(50);
+    let limited = |options| PolicyOptions { tokens_max: Some(64), ..options };
+    let greedy = SamplingOverrides { temperature: Some(0.0), ..SamplingOverrides::default() };
+    let plain = limited(PolicyOptions::default());
+    let want = ask(&engine, &questions, PolicyKind::Base, &plain, &greedy);
+    for k in [1, 4, 8] {
+        for by in [Proposer::Draft, Proposer::Ngram] {
+            let options = limited(proposing(by, WindowSize::Fixed(k)));
+            let got = ask(&engine, &questions, PolicyKind::SpecDecode, &options, &greedy);
+            assert_same(&got, &want, &format!("{by:?}, {k}"));
+            let (proposed, matched) = counts(&got);
+            eprintln!("{by:?}, {k}: {matched} of {proposed} proposed tokens agreed");
+        }
+    }
 }

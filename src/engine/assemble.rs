@@ -16,9 +16,8 @@ use crate::device::{
 use crate::error::RequestError;
 use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
-use crate::policy::speculation::Window;
 use crate::policy::{Decode, ScoreSpan};
-use crate::sample::{Key, Purpose};
+use crate::sample::{Key, Purpose, Window};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
 use std::ops::Range;

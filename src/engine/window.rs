@@ -16,9 +16,9 @@ use crate::device::{HeadResult, Results};
 use crate::error::RequestError;
 use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
-use crate::policy::speculation::{Costs, Window, lookup};
+use crate::policy::speculation::{Costs, lookup};
 use crate::policy::{Decode, Outcome, Proposer, WindowSize};
-use crate::sample::Sampled;
+use crate::sample::{Sampled, Window};
 
 /// Tokens of a first window, which somebody else wrote, at most: those that fit one tile of rows.
 const FIRST_WINDOW_MAX: usize = 63;

@@ -11,6 +11,7 @@
 
 use crate::config::WINDOW_MAX;
 use crate::ids::TokenId;
+use crate::sample::Window;
 use serde::{Deserialize, Serialize};
 
 /// Who proposes tokens.
@@ -67,110 +68,6 @@ pub struct Speculation {
     pub window: WindowSize,
     /// How many in one place, 1 to [`crate::config::BRANCHES_MAX`]: with more than one the window is a tree.
     pub branches: u32,
-}
-
-/// Tokens proposed beyond the tip: a chain, or a tree whose nodes come after their parents.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Window {
-    ids: Vec<TokenId>,
-    /// The node each node follows; `None` follows the tip.
-    parents: Vec<Option<usize>>,
-}
-
-impl Window {
-    /// One token after another.
-    #[must_use]
-    pub fn chain(ids: Vec<TokenId>) -> Self {
-        let parents = (0..ids.len()).map(|i| i.checked_sub(1)).collect();
-        Self { ids, parents }
-    }
-
-    /// The nodes' tokens.
-    #[must_use]
-    pub fn ids(&self) -> &[TokenId] {
-        &self.ids
-    }
-
-    /// Nodes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether nothing is proposed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// Nodes where the window is a chain, else 0: a tree is no continuation of the tail.
-    #[must_use]
-    pub fn chain_len(&self) -> usize {
-        if self.is_chain() { self.len() } else { 0 }
-    }
-
-    /// Whether every node follows the one before it.
-    #[must_use]
-    pub fn is_chain(&self) -> bool {
-        self.parents.iter().enumerate().all(|(i, parent)| *parent == i.checked_sub(1))
-    }
-
-    /// Adds a node, or finds the equal one that is there.
-    pub fn add(&mut self, parent: Option<usize>, id: TokenId) -> usize {
-        self.child(parent, id).unwrap_or_else(|| {
-            self.ids.push(id);
-            self.parents.push(parent);
-            self.len() - 1
-        })
-    }
-
-    /// Keeps the first `nodes` nodes.
-    pub fn truncate(&mut self, nodes: usize) {
-        self.ids.truncate(nodes);
-        self.parents.truncate(nodes);
-    }
-
-    /// The nodes from the tip to `node`, itself included.
-    #[must_use]
-    pub fn path(&self, node: usize) -> Vec<usize> {
-        let mut path: Vec<_> =
-            std::iter::successors(Some(node), |node| self.parents[*node]).collect();
-        path.reverse();
-        path
-    }
-
-    /// For each node the bits of the nodes it sees, itself included; at most 64 nodes.
-    #[must_use]
-    pub fn masks(&self) -> Vec<u64> {
-        let mut masks: Vec<u64> = vec![];
-        for (i, parent) in self.parents.iter().enumerate() {
-            masks.push(parent.map_or(0, |parent| masks[parent]) | 1 << i);
-        }
-        masks
-    }
-
-    fn child(&self, parent: Option<usize>, id: TokenId) -> Option<usize> {
-        let nodes = self.ids.iter().zip(&self.parents);
-        nodes.into_iter().position(|(own, follows)| *own == id && *follows == parent)
-    }
-
-    /// The path of nodes that are what the base drew: `drawn[0]` at the tip, `drawn[i + 1]` after
-    /// node `i`.
-    ///
-    /// # Panics
-    /// If `drawn` does not hold one token more than there are nodes.
-    #[must_use]
-    pub fn accept(&self, drawn: &[TokenId]) -> Vec<usize> {
-        assert_eq!(drawn.len(), self.len() + 1, "one draw at the tip and one after every node");
-        let mut path = vec![];
-        while let Some(node) = {
-            let last = path.last().copied();
-            self.child(last, drawn[last.map_or(0, |node| node + 1)])
-        } {
-            path.push(node);
-        }
-        path
-    }
 }
 
 /// The longest run of newest tokens that [`lookup`] looks for.
@@ -344,31 +241,7 @@ mod tests {
         assert!(lookup(&[], 3, 1).is_empty() && lookup(&[&[]], 3, 1).is_empty());
     }
 
-    #[test]
-    fn the_path_the_base_drew_is_accepted_and_nothing_else() {
-        let mut tree = Window::chain(ids(&[4, 5]));
-        let side = tree.add(Some(0), TokenId(6));
-        tree.add(None, TokenId(4));
-        assert_eq!((side, tree.len(), tree.is_chain()), (2, 3, false), "4 was there already");
-        assert_eq!(tree.accept(&ids(&[4, 6, 0, 9])), [0, 2]);
-        assert_eq!(tree.accept(&ids(&[4, 5, 0, 9])), [0, 1]);
-        assert!(tree.accept(&ids(&[6, 6, 0, 9])).is_empty());
-        assert_eq!(tree.path(2), [0, 2]);
-    }
-
     proptest! {
-        #[test]
-        fn a_chain_is_accepted_as_a_chain_is(
-            window in prop::collection::vec(0..3_u32, 0..8), drawn in prop::collection::vec(0..3_u32, 9),
-        ) {
-            let (window, mut drawn) = (ids(&window), ids(&drawn));
-            drawn.truncate(window.len() + 1);
-            let chain = Window::chain(window.clone());
-            prop_assert!(chain.is_chain());
-            let prefix = crate::sample::accept_drawn(&window, &drawn).prefix;
-            prop_assert_eq!(chain.accept(&drawn), (0..prefix).collect::<Vec<_>>());
-        }
-
         #[test]
         fn the_window_follows_what_was_measured(rate in 0.0..1.0f64, draft in 0.0..2.0f64) {
             let mut costs = Costs::default();

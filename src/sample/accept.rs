@@ -3,7 +3,7 @@
 //! The rule is exact (Leviathan et al. 2023, §2.3): whatever the draft proposes, the emitted tokens
 //! are distributed as if the base model had sampled alone. Both sides must be distributions *after*
 //! temperature and truncation. Where the base's own draws are at hand no probabilities are needed:
-//! [`accept_drawn`].
+//! [`super::Window`].
 //!
 //! [`accepts_token`] and [`residual`] are the rule at one node. A chain walks them along its
 //! tokens; a tree would walk them along the siblings of a node, the residual being the next `p`.
@@ -75,22 +75,6 @@ pub fn accept_chain(
     Accepted { prefix: k, next: draw(&p_base[k], uniforms.next[k]) }
 }
 
-/// Keeps the prefix of `draft` that equals what the base model drew itself: greedily, or at each
-/// place with the random number that place has in any case.
-///
-/// Exact because what is emitted is what the base model drew: the tokens are those of plain
-/// decoding, whatever was proposed. A draft that draws with the same random numbers agrees where
-/// the tokens' intervals of the two inverse cumulative distributions overlap.
-///
-/// # Panics
-/// If `drawn_by_base` does not hold one token more than `draft`.
-#[must_use]
-pub fn accept_drawn(draft: &[TokenId], drawn_by_base: &[TokenId]) -> Accepted {
-    assert_eq!(drawn_by_base.len(), draft.len() + 1, "one base token per drafted one and one more");
-    let prefix = draft.iter().zip(drawn_by_base).take_while(|(d, b)| d == b).count();
-    Accepted { prefix, next: drawn_by_base[prefix] }
-}
-
 /// Whether a token drawn from `q` is kept: with probability `min(1, p / q)`, when `u · q < p`.
 ///
 /// A token that `q` cannot give was not drawn from it and is refused.
@@ -127,6 +111,7 @@ pub fn residual(p: &Distribution<'_>, q: &Distribution<'_>) -> Option<Distributi
 mod tests {
     use super::*;
     use crate::ids::{BranchId, Role};
+    use crate::sample::Window;
     use crate::sample::chi_square::{assert_law, assert_not_law};
     use proptest::prelude::*;
 
@@ -335,101 +320,6 @@ mod tests {
         assert_law(&counts, &base(0).map(f64::from));
     }
 
-    type Emit = fn(&[TokenId], &[TokenId]) -> Vec<TokenId>;
-
-    fn drawn(window: &[TokenId], base: &[TokenId]) -> Vec<TokenId> {
-        let Accepted { prefix, next } = accept_drawn(window, base);
-        [&window[..prefix], &[next]].concat()
-    }
-
-    fn first_always_kept(window: &[TokenId], base: &[TokenId]) -> Vec<TokenId> {
-        [&window[..1], &drawn(&window[1..], &base[1..])].concat()
-    }
-
-    fn last_never_replaced(window: &[TokenId], base: &[TokenId]) -> Vec<TokenId> {
-        let kept = accept_drawn(window, base).prefix + 1;
-        window.iter().chain(&base[window.len()..]).take(kept).copied().collect()
-    }
-
-    /// How often each triple comes of windows of two tokens, proposed by `propose` after a token
-    /// with the base's own key; after what was proposed, the base draws with the same key.
-    fn triples(emit: Emit, propose: impl Fn(usize, &Key) -> TokenId) -> Vec<u64> {
-        let mut counts = vec![0; 125];
-        for request in 0..WINDOWS {
-            let start = Key { seed: u64::from(request), ..key(0) };
-            let mut emitted: Vec<TokenId> = vec![];
-            while emitted.len() < 3 {
-                let at = |i: usize| start.advanced_by((emitted.len() + i) as u32);
-                let mut previous = emitted.last().map_or(0, |t| t.index());
-                let (mut window, mut base_drew) = (vec![], vec![]);
-                for i in 0..3 {
-                    base_drew.push(draw(&distribution(&base(previous)), uniform(&at(i))));
-                    if i < 2 {
-                        let token = propose(previous, &at(i));
-                        previous = token.index();
-                        window.push(token);
-                    }
-                }
-                emitted.extend(emit(&window, &base_drew));
-            }
-            counts[emitted[0].index() * 25 + emitted[1].index() * 5 + emitted[2].index()] += 1;
-        }
-        counts
-    }
-
-    fn joint_law() -> Vec<f64> {
-        let of = |a: usize, b: usize, c: usize| {
-            f64::from(base(0)[a]) * f64::from(base(a)[b]) * f64::from(base(b)[c])
-        };
-        (0..125).map(|i| of(i / 25, i / 5 % 5, i % 5)).collect()
-    }
-
-    fn by_a_draft(previous: usize, key: &Key) -> TokenId {
-        draw(&distribution(&drafted(previous)), uniform(key))
-    }
-
-    fn looked_up(_: usize, key: &Key) -> TokenId {
-        TokenId(1 + key.position % 2)
-    }
-
-    #[test]
-    fn chains_checked_against_the_bases_own_draws_have_its_joint_law() {
-        assert_law(&triples(drawn, by_a_draft), &joint_law());
-        assert_law(&triples(drawn, looked_up), &joint_law());
-    }
-
-    #[test]
-    fn wrong_rules_over_the_bases_own_draws_fail_the_same_test() {
-        for rule in [first_always_kept as Emit, last_never_replaced] {
-            assert_not_law(&triples(rule, by_a_draft), &joint_law());
-            assert_not_law(&triples(rule, looked_up), &joint_law());
-        }
-    }
-
-    #[test]
-    fn a_draft_that_draws_with_the_bases_numbers_agrees_where_intervals_overlap() {
-        let (p, q) = (base(0), drafted(0));
-        let intervals = |law: [f32; 5]| {
-            let mut to = 0.0;
-            law.map(|share| {
-                let from = to;
-                to += f64::from(share);
-                (from, to)
-            })
-        };
-        let shared = |(a, b): ((f64, f64), (f64, f64))| (a.1.min(b.1) - a.0.max(b.0)).max(0.0);
-        let overlap: f64 = intervals(p).into_iter().zip(intervals(q)).map(shared).sum();
-        let independent: f64 = p.iter().zip(q).map(|(p, q)| f64::from(p * q)).sum();
-        assert!(overlap > independent, "{overlap} against {independent}");
-        let (p, q) = (distribution(&p), distribution(&q));
-        let agrees = |window: &u32| {
-            let u = uniform(&key(*window));
-            draw(&p, u) == draw(&q, u)
-        };
-        let kept = (0..WINDOWS).filter(agrees).count() as u64;
-        assert_law(&[kept, u64::from(WINDOWS) - kept], &[overlap, 1.0 - overlap]);
-    }
-
     #[test]
     fn every_position_of_a_chain_has_its_own_numbers() {
         let chain = ChainUniforms::from_key(&key(10), 3);
@@ -458,7 +348,8 @@ mod tests {
             let draft: Vec<TokenId> = draft.into_iter().map(TokenId).collect();
             let base: Vec<TokenId> = base.into_iter().take(draft.len() + 1).map(TokenId).collect();
             prop_assume!(base.len() == draft.len() + 1);
-            let accepted = accept_drawn(&draft, &base);
+            let prefix = Window::chain(draft.clone()).accept(&base).len();
+            let accepted = Accepted { prefix, next: base[prefix] };
             let mut emitted = draft[..accepted.prefix].to_vec();
             emitted.push(accepted.next);
             prop_assert_eq!(&emitted[..], &base[..emitted.len()]);

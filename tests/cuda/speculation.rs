@@ -2,9 +2,12 @@
 
 use crate::device::{device, full};
 use crate::emulator::{kernels, options};
+use crate::peers::model_path;
 use crate::problems::questions;
 use crate::rollback;
-use forerun::engine::{DeviceChoice, Engine, EngineOptions, Pair, PolicyOptions, Request};
+use forerun::engine::{
+    DeviceChoice, Engine, EngineOptions, ModelSource, Pair, PolicyOptions, Request, Thinking,
+};
 use forerun::policy::{PolicyKind, Proposer, WindowSize};
 use forerun::sample::SamplingOverrides;
 
@@ -55,5 +58,34 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
                 assert!(got.tokens.proposed > 0 && got.tokens.matched > 0, "{:?}", got.tokens);
             }
         }
+    }
+}
+
+#[test]
+fn smollm2_drafting_for_itself_says_what_it_says_alone() {
+    if !kernels() || !full() {
+        eprintln!("skipped: some minutes; FORERUN_FULL=1 runs it");
+        return;
+    }
+    let Some(path) = model_path("smollm2-135m").map(ModelSource::Path) else { return };
+    let options = EngineOptions {
+        device: DeviceChoice::Cuda,
+        cuda: options(),
+        max_model_len: Some(512),
+        ..EngineOptions::new(Pair::custom(path.clone(), Some(path), Thinking::None))
+    };
+    let engine = Engine::start(options).unwrap_or_else(|e| panic!("{e}"));
+    let greedy = SamplingOverrides { temperature: Some(0.0), ..SamplingOverrides::default() };
+    for question in questions(2) {
+        let answer = |policy| {
+            let window = Some(WindowSize::Fixed(4));
+            let options =
+                PolicyOptions { tokens_max: Some(16), window, ..PolicyOptions::default() };
+            let sampling = greedy.clone();
+            engine.answer(Request { policy, options, sampling, ..Request::ask(&question) }).unwrap()
+        };
+        let (want, got) = (answer(PolicyKind::Base), answer(PolicyKind::SpecDecode));
+        assert_eq!(got.ids, want.ids);
+        assert!(got.tokens.matched > 0, "it agrees with itself: {:?}", got.tokens);
     }
 }
