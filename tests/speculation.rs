@@ -129,6 +129,36 @@ fn a_trace_holds_passes_decisions_windows_and_pages() {
     );
 }
 
+#[test]
+fn every_page_comes_back_whatever_was_proposed() {
+    let text = Shared::default();
+    let trace = Arc::new(Trace::to(text.clone()).expect("a trace"));
+    let engine = engine(|o| o.trace = Some(trace.clone()));
+    let questions = questions(8);
+    for by in [Proposer::Draft, Proposer::Ngram] {
+        for branches in [1, 4] {
+            let options = PolicyOptions {
+                branches: Some(branches),
+                salvage: true,
+                ..proposing(by, WindowSize::Fixed(8))
+            };
+            for policy in [PolicyKind::SpecDecode, PolicyKind::SpecReasonDecode] {
+                ask(&engine, &questions, policy, &options, &warm());
+                let request = Request { policy, ..Request::ask(&questions[0]) };
+                let request = Request { options: options.clone(), ..request };
+                // Cancelled in the middle.
+                drop(engine.submit(request).expect("a place").take(9).collect::<Vec<_>>());
+            }
+        }
+    }
+    drop((engine, trace));
+    let events: Vec<Value> =
+        serde_json::from_slice(&text.0.lock().expect("a lock")).expect("an array in JSON");
+    let last = events.iter().rfind(|e| e["name"] == "pages").expect("pages");
+    let pages = |who: &str| last["args"][who].as_u64().expect("a count");
+    assert_eq!(pages("evictable"), pages("draft") + pages("base"), "somebody holds a page");
+}
+
 /// Bytes that survive their writer.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);

@@ -352,6 +352,9 @@ impl<D: Device> Runner<D> {
                 Err(error) => Event::Failed(error),
             };
             live.emit(event);
+            if let Some(trace) = &self.trace {
+                trace::pages(trace, pool);
+            }
             false
         });
         for submission in std::mem::take(&mut self.waiting) {

@@ -97,8 +97,8 @@ pub(super) fn pages(trace: &Trace, pool: &Pool) {
     let pages: Value = json!({
         "draft": pool.pages_in_use(Role::Draft),
         "base": pool.pages_in_use(Role::Base),
-        "cached": pool.cached_pages(),
         "free": pool.free_pages(),
+        "evictable": pool.evictable_pages(),
     });
     trace.pages(pages);
 }

@@ -172,6 +172,7 @@ impl Live {
 
     /// Cuts the window of a branch: only so many tokens go into a pass.
     pub(super) fn propose_only(&mut self, branch: BranchId, tokens: usize) {
+        self.report.salvaging &= tokens > 0;
         self.branches.get_mut(&branch).expect("live branch").window.truncate(tokens);
     }
 
@@ -180,6 +181,14 @@ impl Live {
         let task = self.branches.get(&branch).and_then(|b| b.tasks[role.index()].as_ref());
         if let Some(Task::Propose(_)) = task {
             self.close_window(pool, branch, self.branches[&branch].ids.len());
+        }
+    }
+
+    /// Gives back the pages of a window that is a tree.
+    fn drop_tree(&mut self, pool: &mut Pool, branch: BranchId) {
+        let tail = self.branches.get_mut(&branch).expect("live branch");
+        if let Some(Task::Decode(task)) = tail.tasks[Role::Base.index()].as_mut() {
+            task.tree.take().into_iter().for_each(|tree| pool.release(tree));
         }
     }
 
@@ -193,8 +202,9 @@ impl Live {
         }
         if let Some(Task::Decode(task)) = tail.tasks[Role::Base.index()].as_mut() {
             task.window = WindowState::Open;
-            task.tree.take().into_iter().for_each(|tree| pool.release(tree));
         }
+        self.drop_tree(pool, branch);
+        let tail = &self.branches[&branch];
         let less = tail.ids.len() - known;
         let draft_is_free = tail.tasks[Role::Draft.index()].is_none();
         for role in Role::ALL {
@@ -247,6 +257,7 @@ pub(super) fn verified(
     draws: &Draws<'_>,
     vocabulary: &Vocabulary,
 ) -> Result<Option<Outcome>, RequestError> {
+    live.drop_tree(pool, branch);
     let tail = &live.branches[&branch];
     let (window, len) = (tail.window.clone(), tail.ids.len());
     let ids: Vec<TokenId> = (0..draws.len()).map(|i| draws.get(i).0).collect();
