@@ -66,7 +66,8 @@ pub struct Speculation {
     pub by: Proposer,
     /// How many at a time, one after another.
     pub window: WindowSize,
-    /// How many in one place, 1 to [`crate::config::BRANCHES_MAX`]: with more than one the window is a tree.
+    /// How many in one place, 1 to [`crate::config::BRANCHES_MAX`]: with more than one the window
+    /// is a tree.
     pub branches: u32,
 }
 

@@ -205,7 +205,11 @@ proptest! {
         first_n in 0u32..4, tokens_max in 1u32..90, draft_ahead: bool, gates in some_gates(),
     ) {
         let s = StepwiseSettings {
-            first_n, tokens_max, draft_ahead, gates, ..settings(Role::Draft, Some(threshold), budget, tags)
+            first_n,
+            tokens_max,
+            draft_ahead,
+            gates,
+            ..settings(Role::Draft, Some(threshold), budget, tags)
         };
         let (script, _, notes) = run(seed, context, s);
         let answer = notes.iter().find_map(|n| match n {
@@ -406,7 +410,8 @@ proptest! {
         let scored = notes.iter().any(|n| matches!(n, Note::StepScored { .. }));
         prop_assert!(!scored);
         let none = Gates { entropy_max: Some(8.0), ..Gates::default() };
-        prop_assert_eq!(notes_of(seed, 5.0, none, vec![]), notes_of(seed, 5.0, Gates::default(), vec![]));
+        let plain = notes_of(seed, 5.0, Gates::default(), vec![]);
+        prop_assert_eq!(notes_of(seed, 5.0, none, vec![]), plain);
     }
 
     #[test]

@@ -296,7 +296,8 @@ mod tests {
     proptest! {
         #[test]
         fn of_a_chain_the_prefix_the_base_drew_stays(
-            window in prop::collection::vec(0..3_u32, 0..8), drawn in prop::collection::vec(0..3_u32, 9),
+            window in prop::collection::vec(0..3_u32, 0..8),
+            drawn in prop::collection::vec(0..3_u32, 9),
         ) {
             let (window, mut drawn) = (ids(&window), ids(&drawn));
             drawn.truncate(window.len() + 1);
