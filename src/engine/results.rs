@@ -130,11 +130,16 @@ fn stop_cause(
     vocabulary: &Vocabulary,
 ) -> Option<StopCause> {
     let until = &task.decode.until;
+    let count = len as u32 - task.start;
+    let entropy = sampled.map(|s| s.entropy_nats);
+    let exceeds = |bound: Option<f32>| bound.zip(entropy).is_some_and(|(bound, h)| h > bound);
+    if count == 1 && exceeds(until.first_entropy_above) {
+        return Some(StopCause::Entropy);
+    }
     if until.ids.contains(&id) {
         return Some(StopCause::Id(id));
     }
     let bytes = vocabulary.tokenizer.token_bytes(id);
-    let count = len as u32 - task.start;
     let hit = task.matcher.push(bytes).filter(|h| h.string > 0 || count >= until.first_string_from);
     if let Some(hit) = hit {
         return Some(StopCause::String(hit.string));
@@ -142,11 +147,8 @@ fn stop_cause(
     if task.sentence.push(bytes).is_some() && until.sentence_end {
         return Some(StopCause::SentenceEnd);
     }
-    let entropy = sampled.map(|s| s.entropy_nats);
-    let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
     let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
-    let first = until.first_entropy_above.zip(entropy).filter(|_| count == 1);
-    if above || below || first.is_some_and(|(bound, h)| h > bound) {
+    if exceeds(until.entropy_above) || below {
         return Some(StopCause::Entropy);
     }
     (count >= until.limit).then_some(StopCause::Limit)

@@ -53,22 +53,22 @@ impl Script {
             }
             let id = TokenId((self.hash(1 + d.role.index() as u64) % 12) as u32);
             self.push(id, d.role.into());
-            if d.until.ids.contains(&id) {
-                break StopCause::Id(id);
-            }
             let count = self.ids.len() as u32 - start;
             stats.push(TokenStats {
                 entropy: d.want.entropy.then(|| (self.hash(5) % 8) as f32),
                 top1: d.want.top1.then(|| (1 + self.hash(6) % 8) as f32 / 8.0),
                 logprob: None,
             });
-            if id == DELIMITER && !d.until.strings.is_empty() && count >= d.until.first_string_from
-            {
-                break StopCause::String(0);
-            }
             let hesitates = |bound| stats[0].entropy.is_some_and(|entropy| entropy > bound);
             if count == 1 && d.until.first_entropy_above.is_some_and(hesitates) {
                 break StopCause::Entropy;
+            }
+            if d.until.ids.contains(&id) {
+                break StopCause::Id(id);
+            }
+            if id == DELIMITER && !d.until.strings.is_empty() && count >= d.until.first_string_from
+            {
+                break StopCause::String(0);
             }
             if self.ids.len() as u32 - start == d.until.limit {
                 break StopCause::Limit;
@@ -444,7 +444,9 @@ proptest! {
             Note::StepKept { start, end, writer: Role::Draft, .. } => Some((*start, *end)),
             _ => None,
         });
-        for (start, end) in ends {
+        let ends: Vec<_> = ends.collect();
+        // The last may end with the budget.
+        for (start, end) in ends.into_iter().rev().skip(1) {
             let delimited = script.ids[end as usize - 1] == DELIMITER;
             prop_assert!(!delimited || end - start >= 6);
         }
