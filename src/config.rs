@@ -45,3 +45,11 @@ pub const DRAIN_S: u64 = 30;
 pub const ATTENTION_SPLIT_KEYS: usize = 512;
 /// Tokens the answer phase may take.
 pub const ANSWER_TOKENS_MAX: u32 = 1024;
+/// Tokens proposed to a decode at a time, at most (SpecReason §4.2 proposes 5).
+pub const WINDOW_MAX: u32 = 8;
+/// Tokens proposed in one place, at most: a tree of 8 places then fits one 64-bit mask.
+pub const BRANCHES_MAX: u32 = 4;
+/// Phrases in which a model doubts what it wrote (Speculative Thinking, arXiv 2504.12329, and
+/// R1-style traces).
+pub const HESITATIONS: [&str; 7] =
+    ["wait", "hmm", "alternatively", "hold on", "let me check", "think again", "another way"];

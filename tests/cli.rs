@@ -235,7 +235,10 @@ fn every_bad_flag_is_one_line_that_names_it() {
         (&["frobnicate"], &["unrecognized subcommand 'frobnicate'"]),
         (&["run", "--tempature", "1"], &["'--tempature'", "tip: ", "'--temperature'"]),
         (&["run", "a", "b"], &["unexpected argument 'b'"]),
-        (&["run", "--policy", "x"], &["--policy", "there are base, draft and specreason"]),
+        (
+            &["run", "--policy", "x"],
+            &["--policy", "there are base, draft, spec-decode, specreason, "],
+        ),
         (&["run", "--device", "x"], &["--device", "auto, cpu, cuda and reference"]),
         (&["run", "--device", "cuda"], &["device cuda: ", "use --device cpu"]),
         (&["run", "--score", "x"], &["--score", "greedy, mean (or average) or prob"]),

@@ -24,5 +24,9 @@ mod peers;
 mod probes;
 #[path = "common/problems.rs"]
 mod problems;
+#[path = "common/rollback.rs"]
+mod rollback;
 #[path = "cuda/row_invariance.rs"]
 mod row_invariance;
+#[path = "cuda/speculation.rs"]
+mod speculation;

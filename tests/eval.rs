@@ -160,3 +160,82 @@ fn an_interrupt_keeps_whole_records_and_says_how_to_go_on() {
     assert!(kept.ends_with('\n') && lines() < 400);
     assert!(kept.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()));
 }
+
+#[test]
+fn a_row_is_a_name_and_the_flags_of_its_policy() {
+    let rows = "--limit 3 -o json --row base=--policy_base --row look=--policy_spec-decode_\
+                --proposer_ngram_--window_4 --row save=--policy_specreason_--salvage";
+    let mut command = command("", None);
+    command.args(rows.split_whitespace().map(|word| word.replace('_', " ")));
+    let out = command.output().expect("the program runs");
+    assert!(out.status.success(), "{}", stderr(&out));
+    let report: Value = serde_json::from_slice(&out.stdout).expect("an object in JSON");
+    let rows = report["rows"].as_array().expect("rows");
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["base", "look", "save"]);
+    assert_eq!(rows[1]["accuracy"], rows[0]["accuracy"]);
+    assert!(rows[1]["agreement"].as_f64() > Some(0.0) && rows[0]["agreement"].is_null());
+    assert!(rows[2]["salvaged"].as_f64() > Some(0.0));
+    for (flags, word) in [
+        ("--row base", "NAME=FLAGS"),
+        ("--row a=--policy", "--row a: "),
+        ("--row a=--window=9", "0 to 8"),
+        ("--row a= --row a=", "twice"),
+        ("--row a= --policy base", "cannot be used with"),
+    ] {
+        let out = run(flags, None);
+        assert_eq!(out.status.code(), Some(2), "{flags}");
+        assert!(stderr(&out).contains(word), "{flags}: {}", stderr(&out));
+    }
+}
+
+#[test]
+fn what_calibrate_chooses_is_what_run_does_with_it() {
+    let (folder, path) = state();
+    let tuned = folder.path().join("tuned.json");
+    let forerun = |verb: &str, flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forerun"));
+        command.arg(verb).args(flags).stdin(Stdio::null());
+        command.output().expect("the program runs")
+    };
+    let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+    let (out, save) = (text(&path), text(&tuned));
+    let flags = ["--data", DATA, "--limit", "2", "--out", &out, "--save", &save];
+    let first = forerun("calibrate", &flags);
+    assert!(first.status.success(), "{}", stderr(&first));
+    let chosen = std::fs::read_to_string(&tuned).expect("the choice");
+    let chosen: Value = serde_json::from_str(&chosen).expect("an object in JSON");
+    assert_eq!(chosen["pair"], "tiny");
+    // The records are all there: the second time nothing runs, and the choice is the same.
+    let again = forerun("calibrate", &flags);
+    assert_eq!(again.stdout, first.stdout);
+    let reply = forerun("run", &["--json", "--tuned", &save]);
+    let reply: Value = serde_json::from_slice(&reply.stdout).expect("an object in JSON");
+    assert_eq!(reply["settings"]["policy"], chosen["policy"]);
+    let reply = forerun("run", &["--json", "--tuned", &save, "--policy", "draft"]);
+    let reply: Value = serde_json::from_slice(&reply.stdout).expect("an object in JSON");
+    assert_eq!(reply["settings"]["policy"], "draft", "flags win");
+    std::fs::write(&tuned, r#"{"pair":"other","policy":"base","options":{}}"#).expect("writable");
+    let refused = forerun("run", &["--tuned", &save]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("chosen for the pair other"), "{}", stderr(&refused));
+}
+
+#[test]
+fn doctor_measures_and_says_what_to_do() {
+    let doctor = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forerun"));
+        command.arg("doctor").args(flags).output().expect("the program runs")
+    };
+    let out = doctor(&["--data", DATA, "--limit", "2"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let told = String::from_utf8_lossy(&out.stdout).into_owned();
+    for word in ["base writes a token", "steps accepted", "model ", "measured "] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    let advice = told.contains("fastest by the model") || told.contains("should be off");
+    assert!(advice, "{told}");
+    let out = doctor(&["--public-runs"]);
+    let told = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(told.contains("logged  160.6 s") && told.contains("not measured"), "{told}");
+}

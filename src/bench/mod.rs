@@ -6,6 +6,7 @@
 //! the clock starts. Invariant: whatever is in the cache is a prefix of one fixed stream of ids, so
 //! going from row to row computes only what is missing, and every repetition does the same work.
 
+pub mod cost;
 pub mod load;
 pub mod roofline;
 

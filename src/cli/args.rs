@@ -10,17 +10,17 @@ use crate::device::CHAIN_MAX;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaOptions, Overlap};
 use crate::engine::{
-    DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking,
+    DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking, Tuned,
 };
 use crate::ids::{Role, TokenId};
-use crate::policy::{AnswerBy, PolicyKind};
+use crate::policy::{AnswerBy, Gates, PolicyKind, Proposer, WindowSize};
 use crate::sample::{Readout, SamplingOverrides, SamplingParams};
+use crate::telemetry::Trace;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use clap::builder::{BoolishValueParser, FalseyValueParser, RangedU64ValueParser};
-use std::path::Path;
-#[cfg(feature = "cuda")]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Which two models run.
 #[derive(Debug, Clone, Args)]
@@ -40,6 +40,9 @@ pub(super) struct PairArgs {
     /// Does the pair think between tags: auto (as its template says), tags or none
     #[arg(long, value_name = "HOW", env = "FORERUN_REASONING", hide_env_values = true)]
     pub(super) reasoning: Option<Reasoning>,
+    /// Policy and knobs that `calibrate` chose for this pair; other flags win
+    #[arg(long, value_name = "FILE.json", env = "FORERUN_TUNED", hide_env_values = true)]
+    pub(super) tuned: Option<PathBuf>,
 }
 
 /// How `--reasoning` may be given.
@@ -56,6 +59,12 @@ pub(super) enum Reasoning {
 impl PairArgs {
     /// The pair these flags name, its files found.
     pub(super) fn resolve(&self) -> Result<Pair> {
+        let mut pair = self.untuned()?;
+        pair.settings.tuned = self.tuned.as_deref().map(|path| tuned(path, &pair)).transpose()?;
+        Ok(pair)
+    }
+
+    fn untuned(&self) -> Result<Pair> {
         let source = |name: &Option<String>| name.as_deref().map(models::source).transpose();
         let (base, draft) = (source(&self.base)?, source(&self.draft)?);
         let mut pair = match (&self.pair, base) {
@@ -79,6 +88,18 @@ impl PairArgs {
         }
         Ok(pair)
     }
+}
+
+/// What a calibration chose for `pair`.
+fn tuned(path: &Path, pair: &Pair) -> Result<Tuned> {
+    let context = || format!("--tuned {}", path.display());
+    let json = std::fs::read_to_string(path).with_context(context)?;
+    let tuned: Tuned = serde_json::from_str(&json).with_context(context)?;
+    tuned.options.validate().with_context(context)?;
+    if tuned.pair != pair.name {
+        bail!("{}: chosen for the pair {}, but this is {}", context(), tuned.pair, pair.name);
+    }
+    Ok(tuned)
 }
 
 /// Whether a model thinks, as far as its chat template knows.
@@ -121,10 +142,29 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "WHETHER", env = "FORERUN_DRAFT_AHEAD", hide_env_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]
     pub(super) draft_ahead: Option<bool>,
+    #[command(flatten)]
+    pub(super) trace: TraceArgs,
     /// Choices of the CUDA device.
     #[cfg(feature = "cuda")]
     #[command(flatten)]
     pub(super) cuda: CudaArgs,
+}
+
+/// Where a timeline is written.
+#[derive(Debug, Clone, Args)]
+pub(super) struct TraceArgs {
+    /// Write a timeline of everything to this file, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE.json", env = "FORERUN_TRACE", hide_env_values = true)]
+    trace: Option<PathBuf>,
+}
+
+impl TraceArgs {
+    /// The trace, begun.
+    pub(super) fn begin(&self) -> Result<Option<Arc<Trace>>> {
+        let Some(path) = &self.trace else { return Ok(None) };
+        let trace = Trace::create(path).with_context(|| format!("--trace {}", path.display()))?;
+        Ok(Some(Arc::new(trace)))
+    }
 }
 
 /// How a CUDA device is used.
@@ -187,7 +227,7 @@ fn parse_share(text: &str) -> Result<f64, String> {
 
 impl EngineArgs {
     /// Start-up options for a pair, with a progress bar on a terminal.
-    pub(super) fn options(&self, pair: Pair) -> EngineOptions {
+    pub(super) fn options(&self, pair: Pair) -> Result<EngineOptions> {
         let mut options = EngineOptions::new(pair);
         options.device = self.device;
         options.threads = self.threads;
@@ -199,8 +239,9 @@ impl EngineArgs {
         options.kv_cache_memory_bytes = self.kv_cache_memory_bytes;
         options.run_ahead = self.run_ahead;
         options.draft_ahead = self.draft_ahead;
+        options.trace = self.trace.begin()?;
         options.progress = Some(Box::new(ui::loading_bar()));
-        options
+        Ok(options)
     }
 }
 
@@ -208,7 +249,8 @@ impl EngineArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Policy")]
 pub(super) struct PolicyArgs {
-    /// base, draft or specreason [default: specreason; base without a draft model]
+    /// base, draft, spec-decode, specreason or specreason+decode [default: specreason; base without
+    /// a draft model]
     #[arg(long, value_name = "POLICY", env = "FORERUN_POLICY", hide_env_values = true)]
     pub(super) policy: Option<PolicyKind>,
     /// Accept a step from this score on [default: the pair's; 7 in general]
@@ -267,13 +309,40 @@ pub(super) struct KnobArgs {
     #[arg(long, value_parser = FalseyValueParser::new())]
     #[arg(env = "FORERUN_STEP_LOGPROBS", hide_env_values = true)]
     pub(super) step_logprobs: bool,
+    /// Who proposes tokens to the base, with spec-decode and specreason+decode: draft or ngram
+    /// [default: draft; ngram without a draft model]
+    #[arg(long, value_name = "WHO", env = "FORERUN_PROPOSER", hide_env_values = true)]
+    pub(super) proposer: Option<Proposer>,
+    /// Tokens proposed at a time: 0 to 8, or auto for as many as pay [default: auto]
+    #[arg(long, visible_alias = "num-speculative-tokens", value_name = "TOKENS")]
+    #[arg(env = "FORERUN_WINDOW", hide_env_values = true)]
+    pub(super) window: Option<WindowSize>,
+    /// Tokens proposed in one place, 1 to 4: more than one make a tree [default: 1]
+    #[arg(long, value_name = "N", env = "FORERUN_BRANCHES", hide_env_values = true)]
+    pub(super) branches: Option<u32>,
+    /// Let the base keep what it would have written itself of a step it rejected
+    #[arg(long, value_parser = FalseyValueParser::new())]
+    #[arg(env = "FORERUN_SALVAGE", hide_env_values = true)]
+    pub(super) salvage: bool,
+    /// Let the base write a step whose first drafted token has more entropy than this, in nats
+    #[arg(long, value_name = "NATS", env = "FORERUN_GATE_ENTROPY", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(super) gate_entropy: Option<f32>,
+    /// Keep a step unscored whose tokens the draft gave at least this probability in the mean
+    #[arg(long, value_name = "P", env = "FORERUN_GATE_CONFIDENCE", hide_env_values = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(super) gate_confidence: Option<f32>,
+    /// Score a drafted step only once it has so many tokens: short ones are scored together
+    #[arg(long, value_name = "TOKENS", env = "FORERUN_MERGE_TOKENS", hide_env_values = true)]
+    pub(super) merge_tokens: Option<u32>,
 }
 
 impl PolicyArgs {
     /// The policy to run a pair with: without a draft the base is alone.
     pub(super) fn kind(&self, pair: &Pair) -> Result<PolicyKind> {
         let default = if pair.draft.is_some() { PolicyKind::default() } else { PolicyKind::Base };
-        let kind = self.policy.unwrap_or(default);
+        let tuned = pair.settings.tuned.as_ref().map(|tuned| tuned.policy);
+        let kind = self.policy.or(tuned).unwrap_or(default);
         if pair.draft.is_none() && kind.uses(Role::Draft) {
             bail!("--policy {kind} needs a draft model: add --draft M, or use --policy base");
         }
@@ -305,6 +374,15 @@ impl KnobArgs {
             answer_by: self.answer_by,
             stop_on_repeat: self.stop_on_repeat,
             step_logprobs: self.step_logprobs,
+            proposer: self.proposer,
+            window: self.window,
+            branches: self.branches,
+            salvage: self.salvage,
+            gates: Gates {
+                entropy_max: self.gate_entropy,
+                confidence_min: self.gate_confidence,
+                merge_tokens: self.merge_tokens,
+            },
         };
         options.validate()?;
         Ok(options)

@@ -11,13 +11,17 @@ use crate::device::cuda::CudaDevice;
 use crate::device::reference::ReferenceDevice;
 use crate::device::{Device, KvType};
 use crate::engine::DeviceChoice;
+use crate::ids::Role;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::{PassLimits, Solo};
+use crate::telemetry::Track;
 use anyhow::{Result, bail};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use std::io::{IsTerminal, Write};
+use std::time::Instant;
 
 /// What else can be measured.
 #[derive(Debug, Subcommand)]
@@ -76,6 +80,8 @@ pub(super) struct BenchArgs {
     /// Measure on the software GPU too, whose times say nothing about a GPU
     #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
     emulated_times: bool,
+    #[command(flatten)]
+    trace: super::args::TraceArgs,
     /// Choices of the CUDA device.
     #[cfg(feature = "cuda")]
     #[command(flatten)]
@@ -172,11 +178,13 @@ impl BenchArgs {
         }
         let ids = bench::stream(longest, checkpoint.architecture().vocab);
         let facts = ModelFacts::of(checkpoint, &self.model);
+        let trace = self.trace.begin()?;
         let bar = bar(rows.len() * (self.repetitions + 1));
         let mut measured = vec![];
         for row in rows {
             bar.set_message(row.name());
             let mut runs = 0;
+            let mut began = Instant::now();
             let samples = bench::measure(&mut solo, &ids, row, self.repetitions, &mut || {
                 // The first one warms up.
                 if runs == 0 {
@@ -184,6 +192,11 @@ impl BenchArgs {
                 }
                 runs += 1;
                 bar.inc(1);
+                if let Some(trace) = &trace {
+                    let args = json!({ "depth": row.depth, "tokens": row.tokens() });
+                    trace.span(Track::Model(Role::Base), &row.name(), began, args);
+                }
+                began = Instant::now();
             })?;
             if let Some(profiles) = &mut profiles {
                 let kv_bytes = solo.device().kv_type().bytes();

@@ -1,15 +1,15 @@
 //! `forerun eval`: a table of policies on a file of problems.
 
 use super::EXIT_INTERRUPTED;
-use super::args::{EngineArgs, KnobArgs, PairArgs, SamplingArgs};
-use super::ui;
-use crate::engine::{Engine, Pair};
+use super::args::{EngineArgs, KnobArgs, PairArgs, PolicyArgs, SamplingArgs};
+use super::{ui, usage};
+use crate::engine::{Engine, Pair, PolicyOptions};
 use crate::eval::{self, Record, State, Variant, drive, problem, table};
 use crate::ids::Role;
-use crate::policy::{AnswerBy, PolicyKind};
-use anyhow::{Context, Result, bail};
-use clap::Args;
+use crate::policy::{AnswerBy, PolicyKind, Proposer};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 use std::io::{IsTerminal, Write};
@@ -59,6 +59,11 @@ pub(super) struct EvalArgs {
     #[arg(value_delimiter = ',', help_heading = "Policy", allow_negative_numbers = true)]
     #[arg(env = "FORERUN_THRESHOLD", hide_env_values = true)]
     threshold: Vec<f32>,
+    /// A row of its own: NAME=FLAGS, the flags of its policy as `run` takes them; repeatable
+    #[arg(long, value_name = "NAME=FLAGS", help_heading = "Policy", allow_hyphen_values = true)]
+    #[arg(env = "FORERUN_ROW", hide_env_values = true)]
+    #[arg(conflicts_with_all = ["policy", "threshold"])]
+    row: Vec<String>,
     #[command(flatten)]
     knobs: KnobArgs,
     #[command(flatten)]
@@ -84,20 +89,10 @@ impl EvalArgs {
         let sampling = self.sampling.overrides()?;
         let problems = problem::read(&self.data, self.offset, self.limit)?;
         let mut pair = self.pair.resolve()?;
-        let policies = self.policies(&pair)?;
-        if !policies.iter().any(|p| p.uses(Role::Draft))
-            && self.knobs.answer_by != Some(AnswerBy::Draft)
-        {
+        let asked = self.asked(&pair)?;
+        if !asked.iter().any(|row| runs_draft(row.policy, &row.options)) {
             // Nobody would ask it anything.
             pair.draft = None;
-        }
-        let mut asked = vec![];
-        for policy in policies {
-            let judged = policy == PolicyKind::SpecReason && !self.threshold.is_empty();
-            let thresholds: Vec<_> = self.threshold.iter().copied().map(Some).collect();
-            for threshold in if judged { thresholds } else { vec![None] } {
-                asked.push((policy, self.knobs.options(threshold)?));
-            }
         }
         let mut state = match &self.out {
             Some(path) => State::open(path)?,
@@ -108,13 +103,16 @@ impl EvalArgs {
         }
 
         let interrupt = Interrupt::install()?;
-        let mut options = self.engine.options(pair);
+        let mut options = self.engine.options(pair)?;
         options.sequences_max = options.sequences_max.max(self.concurrency);
         let engine = Engine::start(options)?;
         ui::check_times(engine.device(), self.emulated_times)?;
         let variants: Vec<_> = asked
             .into_iter()
-            .map(|(policy, options)| Variant::new(&engine, policy, options, sampling.clone()))
+            .map(|row| Variant {
+                name: row.name,
+                ..Variant::new(&engine, row.policy, row.options, sampling.clone())
+            })
             .collect();
         state.check(&variants, &problems)?;
         let known = state.records().to_vec();
@@ -150,6 +148,26 @@ impl EvalArgs {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// The rows, as named by `--row` or by policies and thresholds.
+    fn asked(&self, pair: &Pair) -> Result<Vec<Asked>> {
+        let mut rows: Vec<Asked> = vec![];
+        for row in &self.row {
+            let row = Asked::parse(row, pair)?;
+            if rows.iter().any(|other| other.name == row.name) {
+                bail!("--row names {} twice", row.name.unwrap_or_default());
+            }
+            rows.push(row);
+        }
+        for policy in if rows.is_empty() { self.policies(pair)? } else { vec![] } {
+            let judged = policy.judges() && !self.threshold.is_empty();
+            let thresholds: Vec<_> = self.threshold.iter().copied().map(Some).collect();
+            for threshold in if judged { thresholds } else { vec![None] } {
+                rows.push(Asked { name: None, policy, options: self.knobs.options(threshold)? });
+            }
+        }
+        Ok(rows)
+    }
+
     /// What to compare: each policy once, and only what the pair can run.
     fn policies(&self, pair: &Pair) -> Result<Vec<PolicyKind>> {
         let mut policies = vec![];
@@ -159,7 +177,7 @@ impl EvalArgs {
             }
         }
         if policies.is_empty() {
-            policies = PolicyKind::ALL.to_vec();
+            policies = vec![PolicyKind::Base, PolicyKind::Draft, PolicyKind::SpecReason];
             policies.retain(|p| pair.draft.is_some() || !p.uses(Role::Draft));
         }
         if let Some(policy) = policies.iter().find(|p| p.uses(Role::Draft))
@@ -167,7 +185,7 @@ impl EvalArgs {
         {
             bail!("--policy {policy} needs a draft model: add --draft M, or use --policy base");
         }
-        if !self.threshold.is_empty() && !policies.contains(&PolicyKind::SpecReason) {
+        if !self.threshold.is_empty() && !policies.iter().any(|p| p.judges()) {
             bail!("--threshold says nothing without --policy specreason");
         }
         let mut seen = vec![];
@@ -212,6 +230,43 @@ impl EvalArgs {
         }
         Ok(())
     }
+}
+
+/// A row that was asked for.
+struct Asked {
+    name: Option<String>,
+    policy: PolicyKind,
+    options: PolicyOptions,
+}
+
+/// The flags of a row.
+#[derive(clap::Parser)]
+#[command(no_binary_name = true)]
+struct RowFlags {
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+impl Asked {
+    /// Reads `NAME=FLAGS`.
+    fn parse(row: &str, pair: &Pair) -> Result<Self> {
+        let parts = row.split_once('=').map(|(name, flags)| (name.trim(), flags));
+        let Some((name, flags)) = parts.filter(|(name, _)| !name.is_empty()) else {
+            bail!("--row: expected NAME=FLAGS, such as base=--policy base, got {row:?}");
+        };
+        let flags = RowFlags::try_parse_from(flags.split_whitespace());
+        let policy = flags.map_err(|e| anyhow!("--row {name}: {}", usage(&e)))?.policy;
+        let kind = policy.kind(pair).with_context(|| format!("--row {name}"))?;
+        let options = policy.options().with_context(|| format!("--row {name}"))?;
+        Ok(Self { name: Some(name.to_owned()), policy: kind, options })
+    }
+}
+
+/// Whether anything is asked of the draft model.
+pub(super) fn runs_draft(policy: PolicyKind, options: &PolicyOptions) -> bool {
+    policy.uses(Role::Draft)
+        || options.answer_by == Some(AnswerBy::Draft)
+        || policy.speculates() && options.proposer != Some(Proposer::Ngram)
 }
 
 /// The object of `-o json`. Written without a detour over [`Value`], which would turn a threshold

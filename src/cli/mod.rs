@@ -8,7 +8,9 @@
 mod args;
 mod bench;
 mod bench_serve;
+mod calibrate;
 mod devices;
+mod doctor;
 mod eval;
 mod inspect;
 mod list;
@@ -70,7 +72,11 @@ enum Verb {
     /// Show what this program can run on
     Devices(devices::DevicesArgs),
     /// Measure how fast one model reads and writes, in llama-bench's rows
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
+    /// Choose a policy and its knobs for a pair from a file of problems
+    Calibrate(Box<calibrate::CalibrateArgs>),
+    /// Measure what speculation costs here, and say whether it pays
+    Doctor(Box<doctor::DoctorArgs>),
     /// Measure accuracy, time and tokens of policies on a file of problems
     Eval(Box<eval::EvalArgs>),
 }
@@ -105,6 +111,8 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Inspect(args) => args.run()?,
         Verb::Devices(args) => args.run()?,
         Verb::Bench(args) => args.run()?,
+        Verb::Doctor(args) => args.run()?,
+        Verb::Calibrate(args) => args.run()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -130,7 +138,12 @@ fn explain(error: &clap::Error) -> ExitCode {
         let _ = std::io::stdout().write_all(text.as_bytes());
         return ExitCode::SUCCESS;
     }
-    fail(&usage_line(&rendered.to_string()))
+    fail(&usage(error))
+}
+
+/// What clap says, in one line.
+fn usage(error: &clap::Error) -> String {
+    usage_line(&error.render().to_string())
 }
 
 /// What clap says without its usage block: `problem; tip`.

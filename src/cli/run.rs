@@ -1,11 +1,12 @@
 //! `forerun run`: answers one question and shows who wrote what.
 
 use super::args::{EngineArgs, PairArgs, PolicyArgs, SamplingArgs};
+use super::eval::runs_draft;
 use super::transcript::{Screen, Transcript};
 use super::ui::{Ink, Paint};
 use super::{EXIT_INTERRUPTED, summary, ui};
 use crate::engine::{Engine, Event, Events, Pair, Reply, Request};
-use crate::policy::{AnswerBy, FinishWhy, PolicyKind};
+use crate::policy::FinishWhy;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::FalseyValueParser;
@@ -43,7 +44,8 @@ impl RunArgs {
         let sampling = self.sampling.overrides()?;
         let mut pair = self.pair.resolve()?;
         let policy = self.policy.kind(&pair)?;
-        if policy == PolicyKind::Base && options.answer_by != Some(AnswerBy::Draft) {
+        let tuned = pair.settings.tuned.as_ref().map(|tuned| &tuned.options);
+        if !runs_draft(policy, &tuned.map_or_else(|| options.clone(), |tuned| options.or(tuned))) {
             // Nobody would ask it anything.
             pair.draft = None;
         }
@@ -53,7 +55,7 @@ impl RunArgs {
         let request = Request { policy, sampling, options, ..Request::ask(&question) };
 
         let interrupt = Interrupt::install()?;
-        let engine = Engine::start(self.engine.options(pair))?;
+        let engine = Engine::start(self.engine.options(pair)?)?;
         if engine.device().is_emulated() {
             ui::note("this is the software GPU: the times below are the emulator's, not a GPU's");
         }

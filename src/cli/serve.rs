@@ -108,7 +108,7 @@ impl ServeArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
         let pair = self.pair.resolve()?;
         let server = Server::bind(&self.server.options()?, &pair)?;
-        let mut options = self.engine.options(pair);
+        let mut options = self.engine.options(pair)?;
         options.sequences_max = self.server.max_num_seqs;
         let engine = Engine::start(options)?;
         if engine.device().is_emulated() {

@@ -9,7 +9,7 @@
 use super::ui::{Ink, Paint, ink_of};
 use crate::engine::{Event, Reply, Settings};
 use crate::ids::Role;
-use crate::policy::{Note, PolicyKind};
+use crate::policy::Note;
 use crate::sample::Readout;
 use std::io::{Result, Write};
 
@@ -132,7 +132,7 @@ impl<W: Write> Transcript<W> {
     }
 
     fn start(&mut self, settings: &Settings) -> Result<()> {
-        self.judged = settings.policy == PolicyKind::SpecReason;
+        self.judged = settings.policy.judges();
         self.readout = settings.score;
         if self.paint.ansi && self.judged {
             let ink = |ink, text| self.paint.paint(ink, text);
@@ -156,6 +156,11 @@ impl<W: Write> Transcript<W> {
             Note::StepBegan { writer, .. } => {
                 self.settle("")?;
                 self.writer = *writer;
+            }
+            Note::StepGated { .. } => {
+                let text = std::mem::take(&mut self.withdrawn);
+                self.print(&text, Ink::Rejected, &["left to the base"], "draft")?;
+                self.writer = Role::Base;
             }
             Note::StepScored { score, accepted: true, .. } => self.score = Some(*score),
             Note::StepScored { score, .. } => {

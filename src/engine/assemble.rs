@@ -1,70 +1,47 @@
 //! From tasks to a ragged batch.
 //!
 //! For every task: how many rows it still has to feed, and the rows a grant turns into. A decode
-//! feeds what its model has not seen and draws from the last row; further
-//! passes of a chain feed what the pass before drew, so a decode runs ahead of the host by some
-//! tokens, and those beyond its end are forgotten again ([`Live::forget_ahead`]). A scoring feeds
-//! the same rows and then its suffix, which attends to the branch's table and writes to its own.
-//! Read next: [`super::results`], what comes back.
+//! feeds what its model has not seen and draws from the last row, and from every row of its window
+//! if it has one; further passes of a chain feed what the pass before drew, so a decode runs ahead
+//! of the host by some tokens, and those beyond its end are forgotten again
+//! ([`Live::forget_ahead`]). A scoring feeds the same rows and then its suffix, which attends to
+//! the branch's table and writes to its own. Read next: [`super::results`], what comes back.
 
-use super::live::{DecodeTask, Live, ScoreTask, Task, Vocabulary};
+use super::live::{Live, ScoreTask, Task, Vocabulary};
 use super::logprobs::rows_to_tell;
+use super::slot::{Read, Slot};
+use super::window::WindowState;
 use crate::device::{
     Drawn, FedRow, HeadKind, HeadRow, Mask, PageCopy, RaggedBatch, RowGroup, SampleRow, Span,
 };
 use crate::error::RequestError;
-use crate::ids::{BranchId, RequestId, Role, TokenId};
+use crate::ids::{BranchId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
-use crate::policy::ScoreSpan;
-use crate::sample::{Key, Purpose, SamplingParams};
+use crate::policy::{Decode, ScoreSpan};
+use crate::sample::{Key, Purpose, SamplingParams, Window};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
 use std::ops::Range;
 
-/// What one task put into a batch.
-pub(super) struct Slot {
-    pub(super) request: RequestId,
-    pub(super) branch: BranchId,
-    /// Which task of that branch.
-    pub(super) serial: u64,
-    /// Rows of the batch.
-    pub(super) rows: usize,
-    /// Of these, rows of the prompt.
-    pub(super) prompt_rows: usize,
-    phase: Phase,
-    /// Log-probability heads.
-    pub(super) logprobs: Range<usize>,
-    /// Log-probability heads of tail tokens the listener is told about, and the first's index.
-    pub(super) told: (Range<usize>, u32),
-    /// Rows of the logits buffer whose likeliest tokens are wanted, and how many of them.
-    pub(super) alternatives: (Range<usize>, usize),
-    pub(super) read: Read,
+/// A task that draws, and runs ahead.
+struct Drawing<'a> {
+    decode: &'a Decode,
+    /// Tokens beyond the tail that are fed before the first it draws.
+    proposed: usize,
+    /// Tokens it may draw.
+    limit: usize,
+    /// Whether whole rows of logits are wanted.
+    full: bool,
 }
 
-/// Which result finishes something.
-#[derive(Clone, Copy)]
-pub(super) enum Read {
-    Nothing,
-    Argmax(usize),
-    Sample(usize),
-    Labels(usize),
-    /// Row of the logits buffer the host draws from.
-    Constrained(usize),
-}
-
-impl Slot {
-    /// The row of logits from which the host draws a token under a grammar.
-    pub(super) fn constrained(&self) -> Option<usize> {
-        match self.read {
-            Read::Constrained(row) => Some(row),
-            _ => None,
-        }
-    }
-
-    /// How the time of a pass counts: rows of the prompt apart from the rest.
-    pub(super) fn shares(&self) -> [(Phase, usize); 2] {
-        [(Phase::Prompt, self.prompt_rows), (self.phase, self.rows - self.prompt_rows)]
-    }
+/// What a token is drawn from.
+struct Place<'a> {
+    pass: usize,
+    row: usize,
+    /// Tokens between the tail and the drawn one, and those of them that are known.
+    beyond: usize,
+    path: &'a [TokenId],
+    full: bool,
 }
 
 /// A chain of passes under construction.
@@ -84,10 +61,15 @@ fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> R
     let (prompt, total) = (live.prompts[role.index()].len(), live.total(role, branch));
     // A row tells the token behind it, which may have come after the row was fed.
     let seen = pool.len(seq).min(live.first_to_tell(at).map_or(usize::MAX, |token| token - 1));
+    let window = live.branches[&branch].window.chain_len();
     let end = |task: &ScoreTask| prompt + task.end;
     match live.branches[&branch].tasks[role.index()].as_ref().expect("an active task") {
-        // The logits at the tip come from its last token, seen or not.
+        // The logits at the tip come from its last token, seen or not. Until there is a window to
+        // go with it, everything before it may be fed.
+        Task::Decode(task) if task.window == WindowState::Writing => seen.min(total - 1)..total - 1,
+        Task::Decode(_) if role == Role::Base => seen.min(total - 1)..total + window,
         Task::Decode(_) => seen.min(total - 1)..total,
+        Task::Propose(_) => seen.min(total + window - 1)..total + window,
         Task::Score(task) => match task.score.span {
             ScoreSpan::LogProbs { from }
                 if prompt + from as usize + task.logprobs.len() < end(task) =>
@@ -115,12 +97,29 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
         work.full = told.start - feed.start..told.end - feed.start;
     }
     match live.branches[&branch].tasks[role.index()].as_ref()? {
-        Task::Score(task) => work.rows += task.score.suffix.len() - pool.len(task.scratch),
-        Task::Decode(task) if !is_plain_greedy(task) || live.branches[&branch].guard.is_some() => {
-            let first = if work.full.is_empty() { feed.len() - 1 } else { work.full.start };
-            work.full = first..feed.len();
+        Task::Decode(task) if task.window == WindowState::Writing && feed.is_empty() => {
+            return None;
         }
-        Task::Decode(_) | Task::Span { .. } => {}
+        Task::Decode(task) if task.window == WindowState::Writing => {}
+        Task::Decode(task) => {
+            let window = match role {
+                Role::Base => &live.branches[&branch].window,
+                Role::Draft => &Window::default(),
+            };
+            work.rows += window.len() - window.chain_len();
+            if !is_plain_greedy(&task.decode) || live.branches[&branch].guard.is_some() {
+                let drawn = work.rows - window.len() - 1;
+                work.full = if work.full.is_empty() { drawn } else { work.full.start }..work.rows;
+            }
+        }
+        Task::Propose(task) => {
+            let greedy = live.base_decode(branch).is_none_or(is_plain_greedy);
+            if !greedy || task.branches > 1 {
+                work.full = work.rows - 1..work.rows;
+            }
+        }
+        Task::Score(task) => work.rows += task.score.suffix.len() - pool.len(task.scratch),
+        Task::Span { .. } => {}
     }
     Some(work)
 }
@@ -130,18 +129,20 @@ pub(super) fn wants_logits(live: &Live, (role, branch): (Role, BranchId)) -> boo
     match live.branches.get(&branch).and_then(|b| b.tasks[role.index()].as_ref()) {
         Some(Task::Decode(task)) if task.decode.want.alternatives > 0 => true,
         Some(Task::Decode(_)) if live.branches[&branch].guard.is_some() => true,
+        Some(Task::Propose(task)) if task.branches > 1 => true,
         Some(_) => live.alternatives((role, branch)) > 0,
         None => false,
     }
 }
 
 /// Whether the argmax alone decides, so that no row of logits need be stored.
-fn is_plain_greedy(task: &DecodeTask) -> bool {
-    let (p, until) = (&task.decode.sampling, &task.decode.until);
+fn is_plain_greedy(decode: &Decode) -> bool {
+    let (p, until) = (&decode.sampling, &decode.until);
     p.is_greedy()
         && !p.edits_logits()
-        && !task.decode.want.any()
+        && !decode.want.any()
         && until.entropy_above.is_none()
+        && until.first_entropy_above.is_none()
         && until.entropy_below.is_none()
 }
 
@@ -204,26 +205,66 @@ impl Assembly {
             read: Read::Nothing,
         };
         let bound = live.is_bound(branch, vocabulary);
+        let total = live.total(role, branch);
         let task = live.branches[&branch].tasks[role.index()].as_ref().expect("an active task");
         match task {
             Task::Decode(task) => {
                 slot.phase = task.decode.phase;
-                if fed.end == feed.end {
-                    let row = self.batch(0).rows() - 1;
+                let beyond =
+                    fed.end.checked_sub(total).filter(|_| task.window != WindowState::Writing);
+                if let Some(chain) = beyond {
+                    let row = self.batch(0).rows() - 1 - chain;
+                    let mut nodes = chain + (rows - fed.len());
+                    if role == Role::Base {
+                        // Tokens there was no room for are not proposed.
+                        live.propose_only(branch, nodes);
+                        if nodes > chain && !self.push_tree(live, pool, vocabulary, branch, seq)? {
+                            nodes = chain;
+                            slot.rows = fed.len();
+                            live.propose_only(branch, nodes);
+                        }
+                    }
+                    let task = live.decode_task(at);
                     slot.read = if bound {
                         let logits_row = self.batch(0).full_rows();
                         self.batch(0).heads.push(HeadRow { row, kind: HeadKind::Full });
                         Read::Constrained(logits_row)
                     } else {
-                        self.draw(0, live, task, at, row)
+                        self.draw_along(live, &task.decode, at, row, nodes)
                     };
+                    if nodes > 0 {
+                        self.passes[0].1.push(slot);
+                        return Ok(());
+                    }
                     let wanted = task.decode.want.alternatives as usize;
                     if wanted > 0 {
                         // The row it draws from is the last; those that tell come before it.
                         let end = self.batch(0).full_rows();
                         slot.alternatives = (end - 1 - slot.alternatives.0.len()..end, wanted);
                     }
-                    return self.add_ahead(slot, live, task, at, pool, seq);
+                    let written = live.branches[&branch].ids.len() - task.start as usize;
+                    let limit = (task.decode.until.limit as usize).saturating_sub(written);
+                    let drawing = Drawing { decode: &task.decode, proposed: 0, limit, full: false };
+                    return self.add_ahead(slot, live, &drawing, at, pool, seq);
+                }
+            }
+            Task::Propose(task) => {
+                slot.phase = Phase::Draft;
+                if fed.end == feed.end {
+                    let proposed = fed.end - total;
+                    let decode = live.base_decode(branch).expect("it asked for a window");
+                    let row = self.batch(0).rows() - 1;
+                    let full = task.branches > 1;
+                    let path = live.branches[&branch].window.ids();
+                    let place = Place { pass: 0, row, beyond: proposed, path, full };
+                    slot.read = self.draw(live, decode, at, &place);
+                    if full {
+                        let end = self.batch(0).full_rows();
+                        slot.alternatives = (end - 1..end, task.branches);
+                    }
+                    let limit = task.tokens - proposed;
+                    let drawing = Drawing { decode, proposed, limit, full };
+                    return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
             Task::Score(task) => {
@@ -262,26 +303,26 @@ impl Assembly {
         Ok(())
     }
 
-    /// Adds the slot of a decode that draws, and the rows of later passes by which it runs ahead.
+    /// Adds the slot of a task that draws, and the rows of later passes by which it runs ahead.
     fn add_ahead(
         &mut self,
         mut slot: Slot,
         live: &Live,
-        task: &DecodeTask,
+        drawing: &Drawing<'_>,
         at: (Role, BranchId),
         pool: &mut Pool,
         seq: SeqId,
     ) -> Result<(), RequestError> {
         let (role, branch) = at;
-        let len = live.branches[&branch].ids.len();
+        let Drawing { decode, proposed, limit, full } = *drawing;
         // Penalties look at tokens only the host will know.
-        let known = task.decode.sampling.needs_history();
-        let limit = (task.decode.until.limit as usize).saturating_sub(len - task.start as usize);
+        let known = decode.sampling.needs_history();
         // The next token may be the first a grammar binds.
         let guarded = live.branches[&branch].guard.is_some();
         let most = if known || guarded { 1 } else { self.run_ahead };
+        let len = live.branches[&branch].ids.len() + proposed;
         let draws = most.min(limit).min(live.tail_max - len).max(1);
-        let position = live.total(role, branch);
+        let position = live.total(role, branch) + proposed;
         let mut last = 0;
         for pass in 1..draws {
             // Nobody has to make room for tokens that may be thrown away.
@@ -289,10 +330,10 @@ impl Assembly {
                 break;
             }
             let drawn = match slot.read {
-                Read::Argmax(head) => Drawn::Head(head),
-                Read::Sample(sample) => Drawn::Sample(sample),
+                Read::Argmax { first, .. } => Drawn::Head(first),
+                Read::Sample { first, .. } => Drawn::Sample(first),
                 Read::Nothing | Read::Labels(_) | Read::Constrained(_) => {
-                    unreachable!("a decode that draws on the device")
+                    unreachable!("a task that draws on the device")
                 }
             };
             let (logprobs, told, alternatives) = (0..0, (0..0, 0), (0..0, 0));
@@ -305,11 +346,41 @@ impl Assembly {
             let row = self.batch(pass).rows();
             self.push_group(pass, pool, (seq, None), &[TokenId(0)], position + pass - 1)?;
             self.batch(pass).fed.push(FedRow { row, drawn });
-            slot.read = self.draw(pass, live, task, at, row);
+            let place = Place { pass, row, beyond: proposed + pass, path: &[], full };
+            slot.read = self.draw(live, decode, at, &place);
             last = pass;
         }
         self.passes[last].1.push(slot);
         Ok(())
+    }
+
+    /// Appends the rows of a window that is a tree: they see all of the branch and their own
+    /// ancestors, and write to pages of their own. False where there are no pages for them.
+    fn push_tree(
+        &mut self,
+        live: &mut Live,
+        pool: &mut Pool,
+        vocabulary: &Vocabulary,
+        branch: BranchId,
+        seq: SeqId,
+    ) -> Result<bool, RequestError> {
+        let tree = pool.create_scratch(Role::Base);
+        live.keep_tree(branch, tree);
+        let window = live.branches[&branch].window.clone();
+        let to_model = |id: &TokenId| vocabulary.to_model(Role::Base, *id);
+        let tokens: Vec<TokenId> = window.ids().iter().map(to_model).collect::<Result<_, _>>()?;
+        let total = live.total(Role::Base, branch);
+        let depth = |node: usize| (total + window.path(node).len() - 1) as u32;
+        let positions = (0..window.len()).map(depth).collect();
+        let mask = Mask::Tree(window.masks());
+        match self.push_rows(0, pool, (tree, Some(seq)), &tokens, positions, mask) {
+            Ok(()) => Ok(true),
+            Err(RequestError::Kv(_)) => {
+                live.drop_tree(pool, branch);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Appends rows that write to the first of `tables` and see all of the second before that.
@@ -321,7 +392,19 @@ impl Assembly {
         tokens: &[TokenId],
         position: usize,
     ) -> Result<(), RequestError> {
-        let (seq, prefix) = tables;
+        let positions = (position..position + tokens.len()).map(|p| p as u32).collect();
+        self.push_rows(pass, pool, tables, tokens, positions, Mask::Causal)
+    }
+
+    fn push_rows(
+        &mut self,
+        pass: usize,
+        pool: &mut Pool,
+        (seq, prefix): (SeqId, Option<SeqId>),
+        tokens: &[TokenId],
+        positions: Vec<u32>,
+        mask: Mask,
+    ) -> Result<(), RequestError> {
         let own_len = pool.len(seq);
         let copy = pool.append(seq, tokens.len())?.copy;
         assert!(pass == 0 || copy.is_none(), "the first pass of a chain makes the page its own");
@@ -336,9 +419,9 @@ impl Assembly {
         let own = span(seq, own_len);
         let first = batch.rows();
         batch.tokens.extend_from_slice(tokens);
-        batch.positions.extend((position..position + tokens.len()).map(|p| p as u32));
+        batch.positions.extend(positions);
         let rows = first..first + tokens.len();
-        batch.groups.push(RowGroup { rows, prefix, own, mask: Mask::Causal });
+        batch.groups.push(RowGroup { rows, prefix, own, mask });
         Ok(())
     }
 
@@ -373,33 +456,54 @@ impl Assembly {
         Ok(first_head..batch.heads.len())
     }
 
-    /// Draws a token from `row` of a pass.
-    fn draw(
+    /// Draws a token from `row` of the first pass and from the row of each of the first `nodes`
+    /// nodes of the window, which come after it.
+    fn draw_along(
         &mut self,
-        pass: usize,
         live: &Live,
-        task: &DecodeTask,
+        decode: &Decode,
         at: (Role, BranchId),
         row: usize,
+        nodes: usize,
     ) -> Read {
-        let (role, branch) = at;
+        let tip = Place { pass: 0, row, beyond: 0, path: &[], full: false };
+        let first = self.draw(live, decode, at, &tip);
+        let window = &live.branches[&at.1].window;
+        for node in 0..nodes {
+            let path: Vec<_> = window.path(node).into_iter().map(|n| window.ids()[n]).collect();
+            let (row, beyond) = (row + node + 1, path.len());
+            self.draw(live, decode, at, &Place { pass: 0, row, beyond, path: &path, full: false });
+        }
+        first.of(nodes + 1)
+    }
+
+    /// Draws the token of a place, as `decode` says: a draft that proposes draws with the random
+    /// numbers of the base.
+    fn draw(
+        &mut self,
+        live: &Live,
+        decode: &Decode,
+        (role, branch): (Role, BranchId),
+        place: &Place<'_>,
+    ) -> Read {
+        let Place { pass, row, beyond, path, full } = *place;
         let batch = self.batch(pass);
-        if is_plain_greedy(task) {
+        if is_plain_greedy(decode) && !full {
             batch.heads.push(HeadRow { row, kind: HeadKind::Argmax });
-            return Read::Argmax(batch.heads.len() - 1);
+            return Read::Argmax { first: batch.heads.len() - 1, count: 1 };
         }
         let tail = &live.branches[&branch].ids;
-        let params = (*task.decode.sampling).clone();
+        let params = (*decode.sampling).clone();
         let (prompt, generated) = if params.needs_history() {
-            (live.prompts[role.index()].clone(), tail.clone())
+            (live.prompts[role.index()].clone(), [tail, path].concat())
         } else {
             (vec![], vec![])
         };
-        let key = key(&params, at, tail.len() + pass);
+        let key = key(&params, (decode.role, branch), tail.len() + beyond);
         let logits_row = batch.full_rows();
         batch.heads.push(HeadRow { row, kind: HeadKind::Full });
         batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
-        Read::Sample(batch.samples.len() - 1)
+        Read::Sample { first: batch.samples.len() - 1, count: 1 }
     }
 }
 

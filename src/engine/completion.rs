@@ -11,7 +11,7 @@ use super::prepare::Prepared;
 use super::request::{Event, Settings, Urgency};
 use crate::error::{RequestError, TextError};
 use crate::ids::{BranchId, RequestId, Role, TokenId};
-use crate::policy::{AnswerBy, Continuation, Decode, PolicyKind, Until, Want};
+use crate::policy::{AnswerBy, Continuation, Decode, Gates, PolicyKind, Until, Want};
 use crate::sample::{Grammar, SamplingOverrides};
 use crate::telemetry::Phase;
 use crate::text::{Message, RenderOptions};
@@ -146,6 +146,9 @@ impl Prepared {
             token_budget_asked: completion.tokens_max.filter(|asked| *asked as usize > tail_max),
             step_tokens_max: tail_max as u32,
             answer_by: if role == Role::Base { AnswerBy::Base } else { AnswerBy::Draft },
+            speculation: None,
+            salvage: false,
+            gates: Gates::default(),
             max_model_len: context,
             temperature: sampling.temperature,
             top_k: sampling.top_k,
@@ -170,6 +173,8 @@ impl Prepared {
                 ..Want::default()
             },
             phase: Phase::Answer,
+            speculation: None,
+            first_window: vec![],
         });
         let thinks = self.opens_thinking(role, &prompt);
         let guard = completion.grammar.clone().map(|grammar| Guard::new(grammar, thinks));
@@ -180,6 +185,7 @@ impl Prepared {
             prompts,
             policy: Box::new(policy),
             tail_max,
+            draft_tail_max: 0,
             urgency: completion.urgency,
             logprobs: None,
             guard,

@@ -5,9 +5,12 @@
 //! decided.
 
 use super::request::{Event, TokenLogprob};
-use crate::ids::TokenId;
+use super::trace;
+use crate::ids::{RequestId, TokenId};
 use crate::policy::Origin;
+use crate::telemetry::Trace;
 use crate::text::{Detokenizer, Tokenizer};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 /// The sending end of a request's events.
@@ -16,14 +19,19 @@ pub(super) struct Listener {
     characters: Detokenizer,
     /// [`Event::Tokens`] in order.
     withheld: Vec<Event>,
+    /// Hears of decisions too.
+    trace: Option<(Arc<Trace>, RequestId)>,
 }
 
 impl Listener {
-    pub(super) fn new(events: Sender<Event>) -> Self {
-        Self { events, characters: Detokenizer::default(), withheld: vec![] }
+    pub(super) fn new(events: Sender<Event>, trace: Option<(Arc<Trace>, RequestId)>) -> Self {
+        Self { events, characters: Detokenizer::default(), withheld: vec![], trace }
     }
 
     pub(super) fn tell(&self, event: Event) {
+        if let Some((trace, request)) = &self.trace {
+            trace::event(trace, *request, &event);
+        }
         // A receiver that is gone has set the cancel flag; there is nobody left to tell.
         let _ = self.events.send(event);
     }

@@ -9,12 +9,15 @@ use super::guard::Guard;
 use super::listener::Listener;
 use super::progress::Progress;
 use super::request::{Event, Settings, TokenLogprob, Urgency};
+use super::window::{ProposeTask, WindowState};
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
 use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Score, Tails};
+use crate::sample::Window;
 use crate::schedule::Rank;
+use crate::telemetry::Trace;
 use crate::text::{IdMap, SentenceEnd, StopMatcher, StopStrings, Tokenizer};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,6 +32,8 @@ pub(super) enum Task {
     Decode(DecodeTask),
     /// Reading labels after a suffix.
     Score(ScoreTask),
+    /// Writing a window for the base's decode; only the draft does.
+    Propose(ProposeTask),
     /// Reading log-probabilities.
     Span {
         /// Tail indices.
@@ -46,6 +51,9 @@ pub(super) struct DecodeTask {
     pub(super) matcher: StopMatcher,
     pub(super) sentence: SentenceEnd,
     pub(super) stats: Vec<TokenStats>,
+    pub(super) window: WindowState,
+    /// The pages of a window that is a tree, while it is verified.
+    pub(super) tree: Option<SeqId>,
 }
 
 /// A scoring in progress.
@@ -63,6 +71,8 @@ pub(super) struct ScoreTask {
 pub(super) struct Branch {
     pub(super) ids: Vec<TokenId>,
     pub(super) origins: Vec<Origin>,
+    /// Tokens proposed beyond the tail.
+    pub(super) window: Window,
     pub(super) kv: [Option<SeqId>; 2],
     pub(super) tasks: [Option<Task>; 2],
     /// What its tokens have to follow.
@@ -108,6 +118,8 @@ pub(super) struct Live {
     next_branch: u32,
     /// Tail tokens the contexts of both models have room for.
     pub(super) tail_max: usize,
+    /// Tail tokens up to which the draft may propose.
+    pub(super) draft_tail_max: usize,
     pub(super) rank: Rank,
     pub(super) deadline: Option<Instant>,
     /// It gave its place and its pages back and waits for them; see [`Live::park`].
@@ -136,6 +148,8 @@ pub(super) struct Submission {
     pub(super) prompts: [Vec<TokenId>; 2],
     pub(super) policy: Box<dyn Policy>,
     pub(super) tail_max: usize,
+    /// Tail tokens up to which the draft may propose.
+    pub(super) draft_tail_max: usize,
     pub(super) urgency: Urgency,
     /// See [`Live::logprobs`].
     pub(super) logprobs: Option<u32>,
@@ -159,7 +173,7 @@ impl Submission {
 }
 
 impl Live {
-    pub(super) fn new(s: Submission) -> Self {
+    pub(super) fn new(s: Submission, trace: Option<&Arc<Trace>>) -> Self {
         let rank = s.rank();
         let root = Branch { guard: s.guard, ..Branch::default() };
         Self {
@@ -169,6 +183,7 @@ impl Live {
             branches: BTreeMap::from([(BranchId::ROOT, root)]),
             next_branch: 1,
             tail_max: s.tail_max,
+            draft_tail_max: s.draft_tail_max,
             rank,
             deadline: s.urgency.timeout.map(|timeout| s.submitted + timeout),
             parked: false,
@@ -177,7 +192,7 @@ impl Live {
             settings: s.settings,
             cancelled: s.cancelled,
             submitted: s.submitted,
-            listener: Listener::new(s.events),
+            listener: Listener::new(s.events, trace.map(|trace| (trace.clone(), s.id))),
             report: Progress::default(),
             finished: None,
         }
@@ -196,7 +211,7 @@ impl Live {
         self.prompts[role.index()].len() + self.branches[&branch].ids.len()
     }
 
-    /// Token `index` of `prompt + tail`, in the numbering of `role`.
+    /// Token `index` of `prompt + tail + window`, in the numbering of `role`.
     pub(super) fn token(
         &self,
         vocabulary: &Vocabulary,
@@ -207,7 +222,12 @@ impl Live {
         let prompt = &self.prompts[role.index()];
         match prompt.get(index) {
             Some(id) => Ok(*id),
-            None => vocabulary.to_model(role, self.branches[&branch].ids[index - prompt.len()]),
+            None => {
+                let (branch, index) = (&self.branches[&branch], index - prompt.len());
+                let proposed = || branch.window.ids()[index - branch.ids.len()];
+                let id = branch.ids.get(index).copied().unwrap_or_else(proposed);
+                vocabulary.to_model(role, id)
+            }
         }
     }
 
@@ -264,18 +284,21 @@ impl Live {
                 let matcher = StopStrings::new(decode.until.strings.clone()).matcher();
                 let sentence = SentenceEnd::new();
                 let (at, role) = (decode.branch, decode.role);
-                let task =
-                    Task::Decode(DecodeTask { decode, start, matcher, sentence, stats: vec![] });
-                self.start(at, role, task);
+                let (stats, window, tree) = (vec![], WindowState::Open, None);
+                let task = DecodeTask { decode, start, matcher, sentence, stats, window, tree };
+                self.abandon_proposal(pool, at, role);
+                self.start(at, role, Task::Decode(task));
             }
             Command::Score(score) => {
                 let scratch = pool.create_scratch(score.role);
                 let (at, role, end) =
                     (score.branch, score.role, self.branch(score.branch).ids.len());
                 let task = ScoreTask { score, end, scratch, logprobs: vec![] };
+                self.abandon_proposal(pool, at, role);
                 self.start(at, role, Task::Score(task));
             }
             Command::Span { branch, role, range } => {
+                self.abandon_proposal(pool, branch, role);
                 self.start(branch, role, Task::Span { range, logprobs: vec![] });
             }
             Command::Inject { branch, ids } => {
@@ -315,7 +338,7 @@ impl Live {
         self.branches.get_mut(&branch).expect("a policy names only branches it was given")
     }
 
-    fn start(&mut self, branch: BranchId, role: Role, task: Task) {
+    pub(super) fn start(&mut self, branch: BranchId, role: Role, task: Task) {
         let slot = &mut self.branch(branch).tasks[role.index()];
         assert!(slot.is_none(), "a second command in flight on one branch and model");
         *slot = Some(task);
@@ -347,6 +370,9 @@ impl Live {
         branch: BranchId,
         outcomes: &mut std::collections::VecDeque<Outcome>,
     ) {
+        if self.base_decode(branch).is_some() {
+            self.close_window(pool, branch, self.branches[&branch].ids.len());
+        }
         for role in Role::ALL {
             if let Some(task) = self.branch(branch).tasks[role.index()].take() {
                 release_task(pool, &task);
@@ -462,7 +488,9 @@ impl Live {
 
 /// Gives back the pages only a task holds.
 pub(super) fn release_task(pool: &mut Pool, task: &Task) {
-    if let Task::Score(score) = task {
-        pool.release(score.scratch);
+    match task {
+        Task::Score(score) => pool.release(score.scratch),
+        Task::Decode(decode) => decode.tree.into_iter().for_each(|tree| pool.release(tree)),
+        Task::Span { .. } | Task::Propose(_) => {}
     }
 }

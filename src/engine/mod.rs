@@ -35,7 +35,10 @@ mod reply;
 mod request;
 mod results;
 mod runner;
+mod slot;
 mod start;
+mod trace;
+mod window;
 
 pub use completion::{Completion, Prompt};
 pub use judge::JudgeText;
@@ -46,7 +49,7 @@ pub use pair::{
 pub use places::Load;
 pub use request::{
     Event, PhaseCost, PolicyOptions, Reply, Request, Settings, StepReport, TokenCounts,
-    TokenLogprob, Urgency,
+    TokenLogprob, Tuned, Urgency,
 };
 pub use start::{DeviceChoice, EngineOptions, LoadProgress};
 

@@ -5,6 +5,7 @@
 //! paper (§5.1). `forerun run --base … --draft …` makes one from [`Pair::custom`].
 
 use super::judge::JudgeText;
+use super::request::Tuned;
 use crate::config;
 use crate::sample::{Readout, SamplingOverrides};
 use std::path::PathBuf;
@@ -51,6 +52,8 @@ pub struct PairSettings {
     pub threshold: f32,
     /// Sampling where neither the request nor the model says otherwise.
     pub sampling: SamplingOverrides,
+    /// What a calibration chose.
+    pub tuned: Option<Tuned>,
     /// What the pair knows, where that is narrow.
     pub domain: Option<&'static str>,
     /// A question it can answer.
@@ -209,6 +212,7 @@ impl PairSettings {
                 readout: Readout::Mean,
                 threshold: 5.5,
                 sampling: SamplingOverrides { temperature: Some(0.0), ..Default::default() },
+                tuned: None,
                 domain: Some("arithmetic word problems with numbers up to 399"),
                 example: "Nina reads 14 pages on Monday, 8 pages on Friday and 23 pages on \
                           Sunday. Tom reads twice as many pages in total. How many pages is that?",
@@ -240,6 +244,7 @@ impl PairSettings {
                 top_p: Some(config::TOP_P),
                 ..Default::default()
             },
+            tuned: None,
             domain: None,
             example: EXAMPLE,
         }

@@ -78,7 +78,7 @@ impl<D: Device> Runner<D> {
             First::Parked(index) => self.live[index].parked = false,
             First::New(index) => {
                 let submission = self.waiting.remove(index).expect("just found");
-                let mut live = Live::new(submission);
+                let mut live = Live::new(submission, self.trace.as_ref());
                 live.emit(Event::Started(live.settings.clone()));
                 live.advance(&mut self.pool, &self.vocabulary, Outcome::Started);
                 self.live.push(live);
@@ -188,6 +188,11 @@ impl Live {
     fn park(&mut self, pool: &mut Pool, vocabulary: &Vocabulary) {
         self.parked = true;
         let branches: Vec<BranchId> = self.branches.keys().copied().collect();
+        for branch in &branches {
+            if self.base_decode(*branch).is_some() {
+                self.close_window(pool, *branch, self.branches[branch].ids.len());
+            }
+        }
         for at in branches.into_iter().flat_map(|b| Role::ALL.map(|role| (role, b))) {
             self.release_kv(pool, vocabulary, at);
             let branch = self.branches.get_mut(&at.1).expect("a live branch");
@@ -197,7 +202,7 @@ impl Live {
                     task.logprobs.clear();
                 }
                 Some(Task::Span { logprobs, .. }) => logprobs.clear(),
-                Some(Task::Decode(_)) | None => {}
+                Some(Task::Decode(_) | Task::Propose(_)) | None => {}
             }
         }
     }

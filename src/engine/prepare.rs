@@ -8,13 +8,14 @@ use super::guard::Guard;
 use super::judge::{self, JudgeContext, JudgeIds, JudgeText};
 use super::live::Submission;
 use super::pair::{Pair, Thinking};
-use super::request::{Event, Request, Settings};
+use super::request::{Event, PolicyOptions, Request, Settings};
 use crate::config;
 use crate::error::{RequestError, TextError};
 use crate::ids::{RequestId, Role, TokenId};
 use crate::model::checkpoint::GenerationDefaults;
 use crate::policy::{
-    AnswerBy, Close, Judge, PolicyKind, Reasoning, Stepwise, StepwiseSettings, Want,
+    AnswerBy, Close, Gates, Judge, PolicyKind, Proposer, Reasoning, Speculation, Stepwise,
+    StepwiseSettings, Want,
 };
 use crate::sample::{SamplingOverrides, SamplingParams};
 use crate::text::{
@@ -110,8 +111,14 @@ impl Prepared {
         self.prompt(request, role, &judge)
     }
 
+    /// What a request states over what a calibration chose.
+    fn options(&self, request: &Request) -> PolicyOptions {
+        let tuned = self.pair.settings.tuned.as_ref().map(|tuned| &tuned.options);
+        tuned.map_or_else(|| request.options.clone(), |tuned| request.options.or(tuned))
+    }
+
     fn judge_text(&self, request: &Request) -> JudgeText {
-        request.options.judge.clone().unwrap_or_else(|| self.pair.settings.judge.clone())
+        self.options(request).judge.unwrap_or_else(|| self.pair.settings.judge.clone())
     }
 
     pub(super) fn text(&self, role: Role) -> Result<&ModelText, RequestError> {
@@ -206,7 +213,7 @@ impl Prepared {
         let submitted = Instant::now();
         request.options.validate()?;
         let pair = &self.pair.settings;
-        let (kind, options) = (request.policy, &request.options);
+        let (kind, options) = (request.policy, &self.options(request));
         let sampling = self.sampling(&request.sampling, Role::Base)?;
         let judge_text = self.judge_text(request);
         let delimiter = options.step_delimiter.clone();
@@ -215,13 +222,18 @@ impl Prepared {
             PolicyKind::Draft => AnswerBy::Draft,
             _ => AnswerBy::Base,
         });
-        let judged = kind == PolicyKind::SpecReason;
+        let judged = kind.judges();
         if request.logprobs.is_some() && (kind == PolicyKind::Draft || answer_by != AnswerBy::Base)
         {
             let reason = "they are the base's, which does not read all of this reply; \
                 let it answer, or ask the draft alone";
             return Err(RequestError::Invalid { field: "logprobs", reason: reason.into() });
         }
+        let speculation = self.speculation(kind, options)?;
+        // The host draws such tokens, or tells them, one by one.
+        let one_by_one = request.logprobs.is_some() || request.grammar.is_some();
+        let speculation = speculation.filter(|_| !one_by_one);
+        let salvage = options.salvage && judged && !one_by_one;
         let ids = judged.then(|| self.judge_ids(&judge_text, &delimiter)).transpose()?;
         let reasoning = self.reasoning()?;
         let thinks = self.pair.settings.thinking == Thinking::Tags;
@@ -233,7 +245,15 @@ impl Prepared {
         let scratch = ids.as_ref().map_or(0, |ids| ids.after_open_step.len());
         let mut prompts = [vec![], vec![]];
         let mut tail_max = usize::MAX;
-        for role in Role::ALL.into_iter().filter(|r| uses(kind, answer_by, *r)) {
+        let proposes = speculation.is_some_and(|s| s.by == Proposer::Draft);
+        for role in Role::ALL {
+            if !uses(kind, answer_by, role) {
+                // A draft that only proposes sets no limits: where it has no room, nobody does.
+                if role == Role::Draft && proposes {
+                    prompts[role.index()] = self.prompt(request, role, &judge_text)?;
+                }
+                continue;
+            }
             let prompt = self.prompt(request, role, &judge_text)?;
             let suffix = if role == Role::Base { scratch } else { 0 };
             let context = self.max_model_len;
@@ -247,6 +267,8 @@ impl Prepared {
             };
             prompts[role.index()] = prompt;
         }
+        let draft_tail_max =
+            (self.max_model_len as usize).saturating_sub(prompts[Role::Draft.index()].len());
         let asked = options.token_budget.unwrap_or(config::TOKEN_BUDGET);
         let token_budget = asked.min(tail_max as u32);
         let settings = Settings {
@@ -262,6 +284,9 @@ impl Prepared {
             token_budget_asked: (token_budget < asked).then_some(asked),
             step_tokens_max: options.step_tokens_max.unwrap_or(config::STEP_TOKENS_MAX),
             answer_by,
+            speculation,
+            salvage,
+            gates: if judged { options.gates } else { Gates::default() },
             max_model_len: self.max_model_len,
             temperature: sampling.temperature,
             top_k: sampling.top_k,
@@ -270,7 +295,7 @@ impl Prepared {
             seed: sampling.seed,
         };
         let policy = Stepwise::new(StepwiseSettings {
-            writer: if kind == PolicyKind::Base { Role::Base } else { Role::Draft },
+            writer: if kind.uses(Role::Draft) { Role::Draft } else { Role::Base },
             first_n: if judged { settings.first_n } else { 0 },
             judge: ids.map(|ids| Judge {
                 suffix: ids.suffix,
@@ -298,12 +323,17 @@ impl Prepared {
                 ..Want::default()
             },
             draft_ahead: self.draft_ahead,
+            speculation,
+            salvage,
+            gates: options.gates,
+            hesitations: self.hesitations(options)?,
         });
         Ok(Submission {
             id,
             prompts,
             policy: Box::new(policy),
             tail_max,
+            draft_tail_max,
             urgency: request.urgency,
             logprobs: request.logprobs,
             guard: request.grammar.clone().map(|grammar| Guard::new(grammar, thinks)),
@@ -312,6 +342,39 @@ impl Prepared {
             cancelled,
             submitted,
         })
+    }
+
+    /// How tokens are proposed to the base: as asked, else by the draft where there is one.
+    fn speculation(
+        &self,
+        kind: PolicyKind,
+        options: &PolicyOptions,
+    ) -> Result<Option<Speculation>, RequestError> {
+        let by_default = match self.texts[Role::Draft.index()] {
+            Some(_) => Proposer::Draft,
+            None => Proposer::Ngram,
+        };
+        let by = options.proposer.unwrap_or(by_default);
+        if kind.speculates() && by == Proposer::Draft {
+            self.text(Role::Draft)?;
+        }
+        let window = options.window.unwrap_or_default();
+        let branches = options.branches.unwrap_or(1);
+        Ok(kind.speculates().then_some(Speculation { by, window, branches }))
+    }
+
+    /// Phrases of hesitation as the base's ids, with and without what may stand before them.
+    fn hesitations(&self, options: &PolicyOptions) -> Result<Vec<Vec<TokenId>>, TextError> {
+        if options.gates.confidence_min.is_none() {
+            return Ok(vec![]);
+        }
+        let spellings = |phrase: &&str| {
+            let (first, rest) = phrase.split_at(1);
+            let upper = first.to_uppercase() + rest;
+            [(*phrase).to_owned(), format!(" {phrase}"), format!(" {upper}"), upper]
+        };
+        let all = config::HESITATIONS.iter().flat_map(spellings);
+        all.map(|text| self.tokenizer().encode(&text)).collect()
     }
 
     /// What a request states over what the pair, the model `role` and the engine say.

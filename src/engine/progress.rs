@@ -6,6 +6,7 @@ use super::live::{Live, Vocabulary};
 use super::request::{Event, PhaseCost, StepReport};
 use crate::ids::{BranchId, Role};
 use crate::policy::Note;
+use crate::policy::speculation::Agreement;
 
 /// What the reply will say, collected along the way.
 #[derive(Default)]
@@ -13,7 +14,16 @@ pub(super) struct Progress {
     pub(super) steps: Vec<StepReport>,
     pub(super) accepted: u32,
     pub(super) rewritten: u32,
+    pub(super) gated: u32,
     pub(super) wasted: u32,
+    /// Tokens proposed to the base, and those of them it drew itself.
+    pub(super) proposed: u32,
+    pub(super) matched: u32,
+    /// Tokens of rejected steps that the base wrote again.
+    pub(super) salvaged: u32,
+    /// Whether the window to be verified is a rejected step.
+    pub(super) salvaging: bool,
+    pub(super) agreement: Agreement,
     /// Prompt tokens first found in the prefix cache, by role.
     pub(super) cached: [Option<u32>; 2],
     /// Tail index behind the last step that was kept.
@@ -35,6 +45,17 @@ impl Progress {
         cost.passes += 1;
         self.step_ms += ms;
     }
+
+    /// Counts a verified window.
+    pub(super) fn count_window(&mut self, proposed: u32, matched: u32) {
+        if std::mem::take(&mut self.salvaging) {
+            self.salvaged += matched;
+        } else {
+            self.proposed += proposed;
+            self.matched += matched;
+            self.agreement.count(proposed, matched);
+        }
+    }
 }
 
 impl Live {
@@ -45,6 +66,10 @@ impl Live {
                 self.report.step_ms = 0.0;
                 self.report.step_drafted = 0;
                 self.report.step_score = None;
+            }
+            Note::StepGated { .. } => {
+                self.report.gated += 1;
+                self.report.wasted += 1;
             }
             Note::StepScored { score, accepted, drafted, ahead, logprobs, .. } => {
                 self.report.step_score = Some(*score);

@@ -20,6 +20,9 @@ pub(super) fn write(live: &Live, finish: FinishWhy, vocabulary: &Vocabulary) -> 
         base: count(Origin::Base),
         injected: count(Origin::Injected),
         wasted: live.report.wasted,
+        proposed: live.report.proposed,
+        matched: live.report.matched,
+        salvaged: live.report.salvaged,
     };
     let mut shown = root.ids.as_slice();
     if let [head @ .., last] = shown
@@ -48,6 +51,7 @@ pub(super) fn write(live: &Live, finish: FinishWhy, vocabulary: &Vocabulary) -> 
         steps: live.report.steps.clone(),
         accepted: live.report.accepted,
         rewritten: live.report.rewritten,
+        gated: live.report.gated,
         ids: root.ids.clone(),
         tokens,
         cost,

@@ -5,11 +5,13 @@
 use crate::config;
 use crate::error::RequestError;
 use crate::ids::{RequestId, TokenId};
-use crate::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
+use crate::policy::{
+    AnswerBy, FinishWhy, Gates, Note, Origin, PolicyKind, Proposer, Speculation, WindowSize,
+};
 use crate::sample::{Grammar, Readout, SamplingOverrides};
 use crate::telemetry::Phase;
 use crate::text::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use super::judge::JudgeText;
@@ -64,7 +66,8 @@ impl Request {
 }
 
 /// Overrides of a pair's settings; `None` keeps the pair's own.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct PolicyOptions {
     /// Accept a step from this score on.
     pub threshold: Option<f32>,
@@ -90,6 +93,16 @@ pub struct PolicyOptions {
     pub stop_on_repeat: Option<bool>,
     /// Record the base's log-probability of every drafted token.
     pub step_logprobs: bool,
+    /// Who proposes tokens to the base, under a policy that speculates.
+    pub proposer: Option<Proposer>,
+    /// How many tokens are proposed at a time.
+    pub window: Option<WindowSize>,
+    /// How many in one place: with more than one they make a tree.
+    pub branches: Option<u32>,
+    /// Propose a rejected step to the base when it rewrites it.
+    pub salvage: bool,
+    /// When the draft does not write, and when the base is not asked.
+    pub gates: Gates,
 }
 
 /// What an engine says about one request, in order. The last event is [`Event::Finished`] or
@@ -170,6 +183,15 @@ pub struct Settings {
     pub step_tokens_max: u32,
     /// Who answers.
     pub answer_by: AnswerBy,
+    /// Who proposes tokens to the base, and how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<Speculation>,
+    /// Whether rejected steps are proposed to the base.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub salvage: bool,
+    /// When the draft does not write, and when the base is not asked.
+    #[serde(skip_serializing_if = "is_off")]
+    pub gates: Gates,
     /// Context of both models.
     pub max_model_len: u32,
     /// Sampling.
@@ -182,6 +204,10 @@ pub struct Settings {
     pub min_p: f32,
     /// Sampling.
     pub seed: u64,
+}
+
+fn is_off(gates: &Gates) -> bool {
+    !gates.any()
 }
 
 /// One kept step.
@@ -221,8 +247,14 @@ pub struct TokenCounts {
     pub base: u32,
     /// Kept, injected.
     pub injected: u32,
-    /// Written by the draft and thrown away.
+    /// Of steps the draft wrote, those thrown away.
     pub wasted: u32,
+    /// Proposed to the base one by one.
+    pub proposed: u32,
+    /// Of these, what the base drew too.
+    pub matched: u32,
+    /// Of rejected steps, what the base wrote again as it stood.
+    pub salvaged: u32,
 }
 
 /// Time and work of one phase.
@@ -256,6 +288,8 @@ pub struct Reply {
     pub accepted: u32,
     /// Steps scored and rewritten by the base.
     pub rewritten: u32,
+    /// Steps the draft began and left to the base.
+    pub gated: u32,
     /// Generated ids, base numbering.
     pub ids: Vec<TokenId>,
     /// Tokens by origin.
@@ -285,7 +319,7 @@ impl Reply {
     }
 
     /// An estimate of what the base alone would have needed for the same kept tokens, from this
-    /// run's own base decoding: `None` where the base decoded nothing.
+    /// run's own base decoding: `None` where the base decoded nothing, or several tokens a pass.
     #[must_use]
     pub fn base_only_ms_estimate(&self) -> Option<f64> {
         let (rewrite, answer) = (self.phase(Phase::Rewrite), self.phase(Phase::Answer));
@@ -294,11 +328,54 @@ impl Reply {
         let passes = rewrite.passes + answer.passes;
         let kept = self.tokens.draft + self.tokens.base;
         let per_token = (rewrite.ms + answer.ms) / f64::from(passes);
-        (passes > 0).then(|| self.phase(Phase::Prompt).ms + per_token * f64::from(kept))
+        let one_by_one = self.tokens.proposed + self.tokens.salvaged == 0;
+        (passes > 0 && one_by_one)
+            .then(|| self.phase(Phase::Prompt).ms + per_token * f64::from(kept))
     }
 }
 
+/// What a calibration chose for a pair; requests and flags that say otherwise win.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// The pair it was chosen for.
+    pub pair: String,
+    /// Who does what.
+    pub policy: PolicyKind,
+    /// Its knobs.
+    pub options: PolicyOptions,
+}
+
 impl PolicyOptions {
+    /// What this layer states, else what the layer below states.
+    #[must_use]
+    pub fn or(&self, below: &Self) -> Self {
+        let (a, b) = (self.clone(), below.clone());
+        Self {
+            threshold: a.threshold.or(b.threshold),
+            readout: a.readout.or(b.readout),
+            cutoff: a.cutoff.or(b.cutoff),
+            judge: a.judge.or(b.judge),
+            first_n: a.first_n.or(b.first_n),
+            step_tokens_max: a.step_tokens_max.or(b.step_tokens_max),
+            token_budget: a.token_budget.or(b.token_budget),
+            tokens_max: a.tokens_max.or(b.tokens_max),
+            step_delimiter: a.step_delimiter.or(b.step_delimiter),
+            answer_by: a.answer_by.or(b.answer_by),
+            stop_on_repeat: a.stop_on_repeat.or(b.stop_on_repeat),
+            step_logprobs: a.step_logprobs || b.step_logprobs,
+            proposer: a.proposer.or(b.proposer),
+            window: a.window.or(b.window),
+            branches: a.branches.or(b.branches),
+            salvage: a.salvage || b.salvage,
+            gates: Gates {
+                entropy_max: a.gates.entropy_max.or(b.gates.entropy_max),
+                confidence_min: a.gates.confidence_min.or(b.gates.confidence_min),
+                merge_tokens: a.gates.merge_tokens.or(b.gates.merge_tokens),
+            },
+        }
+    }
+
     /// Checks ranges that do not depend on the pair.
     ///
     /// # Errors
@@ -313,6 +390,7 @@ impl PolicyOptions {
         };
         positive("token budget", self.token_budget, 1 << 24)?;
         positive("max tokens", self.tokens_max, u32::MAX)?;
+        positive("branches", self.branches, config::BRANCHES_MAX)?;
         positive("step tokens", self.step_tokens_max, config::TOKEN_BUDGET)?;
         let finite = |field, value: Option<f32>| match value {
             Some(v) if !v.is_finite() => {
@@ -322,6 +400,8 @@ impl PolicyOptions {
         };
         finite("threshold", self.threshold)?;
         finite("cutoff", self.cutoff)?;
+        finite("gate entropy", self.gates.entropy_max)?;
+        finite("gate confidence", self.gates.confidence_min)?;
         if self.step_delimiter.as_deref() == Some("") {
             let reason = "expected at least one character".into();
             return Err(RequestError::Invalid { field: "step delimiter", reason });

@@ -4,9 +4,10 @@
 //! that may end its decode; a task that is complete becomes an outcome for the policy. Read next:
 //! [`super::runner`].
 
-use super::assemble::{Read, Slot};
 use super::live::{DecodeTask, Live, Task, Vocabulary, release_task};
 use super::request::TokenLogprob;
+use super::slot::{Read, Slot};
+use super::window::{self, Draws, WindowState};
 use crate::device::{HeadResult, Results};
 use crate::error::RequestError;
 use crate::ids::{BranchId, Role, TokenId};
@@ -52,21 +53,25 @@ pub(super) fn read(
     let tail = live.branches.get_mut(&branch).expect("live branch");
     let task = tail.tasks[role.index()].as_mut().expect("an active task");
     match (task, &slot.read) {
-        (Task::Decode(_), Read::Argmax(i)) => {
-            let HeadResult::Argmax { id, .. } = results.heads[*i] else {
-                unreachable!("an argmax head returned something else")
-            };
-            drawn(live, pool, (role, branch), id, None, vocabulary)
-        }
-        (Task::Decode(_), Read::Sample(i)) => {
-            let sampled = &results.samples[*i];
-            let told = Some((sampled, alternatives.next().unwrap_or_default()));
-            drawn(live, pool, (role, branch), sampled.id, told, vocabulary)
-        }
         (Task::Decode(_), Read::Constrained(_)) => {
             let sampled = &looked.drawn.expect("the host has drawn");
             let told = Some((sampled, alternatives.next().unwrap_or_default()));
             drawn(live, pool, (role, branch), sampled.id, told, vocabulary)
+        }
+        (task @ (Task::Decode(_) | Task::Propose(_)), read) => {
+            let proposes = matches!(task, Task::Propose(_));
+            let Some(draws) = Draws::of(*read, results) else { return Ok(None) };
+            if draws.len() > 1 {
+                return window::verified(live, pool, branch, &draws, vocabulary);
+            }
+            let (id, sampled) = draws.get(0);
+            let alternatives = alternatives.next().unwrap_or_default();
+            if proposes {
+                window::proposed(live, branch, id, &alternatives, vocabulary);
+                return Ok(None);
+            }
+            let told = sampled.map(|sampled| (sampled, alternatives));
+            drawn(live, pool, (role, branch), id, told, vocabulary)
         }
         (Task::Score(task), read) => {
             task.logprobs.extend(new);
@@ -88,12 +93,11 @@ pub(super) fn read(
             tail.tasks[role.index()] = None;
             Ok(Some(Outcome::Spanned { branch, role, logprobs }))
         }
-        (Task::Decode(_), _) => Ok(None),
     }
 }
 
 /// Appends a drawn token and says whether the decode ends with it.
-fn drawn(
+pub(super) fn drawn(
     live: &mut Live,
     pool: &mut Pool,
     at: (Role, BranchId),
@@ -128,6 +132,7 @@ fn drawn(
     let cause = stop_cause(task, id, sampled, len, vocabulary)
         .or_else(|| (len >= tail_max).then_some(StopCause::Context));
     let Some(stop) = cause else {
+        task.window = WindowState::Open;
         // Two ids of a model may be one id of the tail. What the model sees is the tail's.
         if vocabulary.to_model(role, id)? != own_id {
             live.forget_ahead(pool, at, 1);
@@ -149,21 +154,26 @@ fn stop_cause(
     vocabulary: &Vocabulary,
 ) -> Option<StopCause> {
     let until = &task.decode.until;
+    let count = len as u32 - task.start;
+    let entropy = sampled.map(|s| s.entropy_nats);
+    let exceeds = |bound: Option<f32>| bound.zip(entropy).is_some_and(|(bound, h)| h > bound);
+    if count == 1 && exceeds(until.first_entropy_above) {
+        return Some(StopCause::Entropy);
+    }
     if until.ids.contains(&id) {
         return Some(StopCause::Id(id));
     }
     let bytes = vocabulary.tokenizer.token_bytes(id);
-    if let Some(hit) = task.matcher.push(bytes) {
+    let hit = task.matcher.push(bytes).filter(|h| h.string > 0 || count >= until.first_string_from);
+    if let Some(hit) = hit {
         return Some(StopCause::String(hit.string));
     }
     if task.sentence.push(bytes).is_some() && until.sentence_end {
         return Some(StopCause::SentenceEnd);
     }
-    let entropy = sampled.map(|s| s.entropy_nats);
-    let above = until.entropy_above.zip(entropy).is_some_and(|(bound, h)| h > bound);
     let below = until.entropy_below.zip(entropy).is_some_and(|(bound, h)| h < bound);
-    if above || below {
+    if exceeds(until.entropy_above) || below {
         return Some(StopCause::Entropy);
     }
-    (len as u32 - task.start >= until.limit).then_some(StopCause::Limit)
+    (count >= until.limit).then_some(StopCause::Limit)
 }

@@ -8,21 +8,24 @@
 //! already be somebody else's; every submission ends in exactly one terminal event, and its pages
 //! are back in the pool before that event is sent.
 
-use super::assemble::{self, Assembly, Slot};
+use super::assemble::{self, Assembly};
 use super::guard;
 use super::live::{Live, Submission, Vocabulary};
 use super::places::Load;
-use super::reply;
 use super::request::Event;
 use super::results::{self, Looked};
+use super::slot::Slot;
+use super::{reply, trace};
 use crate::device::{Device, Results};
 use crate::error::{DeviceError, KvError, RequestError};
 use crate::ids::{BranchId, RequestId, Role};
 use crate::kv::Pool;
 use crate::model::{InFlight, Model};
 use crate::policy::FinishWhy;
+use crate::policy::speculation::Costs;
 use crate::sample;
 use crate::schedule::{self, Budget};
+use crate::telemetry::Trace;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
@@ -41,12 +44,16 @@ pub(super) struct Runner<D: Device> {
     pub(super) run_ahead: usize,
     pub(super) waiting: VecDeque<Submission>,
     pub(super) live: Vec<Live>,
+    /// What passes cost so far.
+    pub(super) costs: Costs,
     /// Passes under way, by role.
     pub(super) flights: [Option<Flight<D>>; 2],
     /// Who could not go on in this step for want of pages, and what it was told.
     pub(super) starved: Option<(RequestId, KvError)>,
     /// Shown to whoever asks the engine.
     pub(super) load: Arc<Mutex<Load>>,
+    /// Where everything is written down, if anywhere.
+    pub(super) trace: Option<Arc<Trace>>,
     /// Why nothing can run any more.
     pub(super) lost: Option<String>,
 }
@@ -57,6 +64,7 @@ pub(super) struct Flight<D: Device> {
     /// Of each pass of the chain.
     slots: Vec<Vec<Slot>>,
     rows: usize,
+    began: Instant,
     launch_ms: f64,
 }
 
@@ -110,6 +118,7 @@ impl<D: Device> Runner<D> {
                 }
                 let branches: Vec<BranchId> = live.branches.keys().copied().collect();
                 for branch in branches {
+                    live.open_window(branch, &self.costs);
                     if let Some(work) = assemble::wanted(live, &mut self.pool, (role, branch)) {
                         tasks.push((index, branch, work));
                     }
@@ -139,20 +148,26 @@ impl<D: Device> Runner<D> {
             match launched {
                 Ok(in_flight) => {
                     let launch_ms = started.elapsed().as_secs_f64() * 1e3;
-                    self.flights[role.index()] = Some(Flight { in_flight, slots, rows, launch_ms });
+                    let began = started;
+                    self.flights[role.index()] =
+                        Some(Flight { in_flight, slots, rows, began, launch_ms });
                 }
                 Err(error) => self.fail(slots.iter().flatten(), &error),
             }
         }
     }
 
-    /// Adds rows of a task; without pages for them, not even the drafts', it has to wait.
+    /// Adds rows of a task; without pages for them, not even the drafts', it has to wait. A window
+    /// is given up first: its decode is planned again in the next step.
     fn add(&mut self, assembly: &mut Assembly, index: usize, at: (Role, BranchId), rows: usize) {
         loop {
             let live = &mut self.live[index];
             match assembly.add(live, &mut self.pool, &self.vocabulary, at, rows) {
                 Ok(()) => return,
                 Err(RequestError::Kv(full)) => {
+                    if live.drop_window(&mut self.pool, at.1) {
+                        return;
+                    }
                     if !self.release_a_draft() {
                         self.starved = Some((self.live[index].id, full));
                         return;
@@ -226,9 +241,17 @@ impl<D: Device> Runner<D> {
             Err(error) => return self.fail(flight.slots.iter().flatten(), &error),
         };
         let ms = flight.launch_ms + started.elapsed().as_secs_f64() * 1e3;
+        self.count_costs(role, flight, ms);
+        if let Some(trace) = &self.trace {
+            trace::passes(trace, role, &flight.slots, flight.rows, flight.began);
+            trace::pages(trace, &self.pool);
+        }
         for (slots, results) in flight.slots.iter().zip(&results) {
             for slot in slots {
                 let index = self.index_of(slot.request).expect("a request outlives its passes");
+                if let Some(trace) = &self.trace {
+                    trace::slot(trace, role, slot, results, &self.live[index], flight.began);
+                }
                 let report = &mut self.live[index].report;
                 for (phase, rows) in slot.shares().into_iter().filter(|s| s.1 > 0) {
                     report.add_cost(phase, ms * rows as f64 / flight.rows as f64, rows as u32);
@@ -244,6 +267,18 @@ impl<D: Device> Runner<D> {
                     Err(error) => self.live[index].finished = Some(Err(error)),
                 }
             }
+        }
+    }
+
+    /// Learns what a pass costs from one in which everybody draws.
+    fn count_costs(&mut self, role: Role, flight: &Flight<D>, ms: f64) {
+        let draws: Option<Vec<usize>> = flight.slots.iter().flatten().map(Slot::draws).collect();
+        let most = draws.and_then(|draws| draws.into_iter().max());
+        let ms = ms / flight.slots.len() as f64;
+        match (role, most) {
+            (Role::Draft, Some(_)) => self.costs.add_draft(ms),
+            (Role::Base, Some(draws)) => self.costs.add_base(draws - 1, ms),
+            (_, None) => {}
         }
     }
 
@@ -278,7 +313,7 @@ impl<D: Device> Runner<D> {
     fn end_if_lost(&mut self) {
         let Some(why) = &self.lost else { return };
         let error = || RequestError::Device(DeviceError::Lost(why.clone()));
-        self.live.extend(self.waiting.drain(..).map(Live::new));
+        self.live.extend(self.waiting.drain(..).map(|s| Live::new(s, self.trace.as_ref())));
         for live in &mut self.live {
             live.finished = Some(Err(error()));
         }
@@ -308,7 +343,7 @@ impl<D: Device> Runner<D> {
         let now = Instant::now();
         for submission in std::mem::take(&mut self.waiting) {
             if submission.is_over(now) {
-                self.live.push(Live::new(submission));
+                self.live.push(Live::new(submission, self.trace.as_ref()));
             } else {
                 self.waiting.push_back(submission);
             }
@@ -340,6 +375,9 @@ impl<D: Device> Runner<D> {
                 Err(error) => Event::Failed(error),
             };
             live.emit(event);
+            if let Some(trace) = &self.trace {
+                trace::pages(trace, &self.pool);
+            }
             false
         });
     }

@@ -18,6 +18,8 @@ use crate::ids::{Role, TokenId};
 use crate::kv::{ModelKv, Pool};
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 use crate::model::{Model, PassLimits, Weights};
+use crate::policy::speculation::Costs;
+use crate::telemetry::Trace;
 use crate::text::{ChatTemplate, IdMap, SpecialRoles, Tokenizer};
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -88,6 +90,8 @@ pub struct EngineOptions {
     /// Whether the draft writes the next step while the base scores one. No token of a reply
     /// depends on it. Without it only where the device runs both at the same time.
     pub draft_ahead: Option<bool>,
+    /// Where everything the engine does is written down.
+    pub trace: Option<Arc<Trace>>,
     /// Hears how loading proceeds.
     pub progress: Option<Box<dyn FnMut(LoadProgress)>>,
 }
@@ -108,6 +112,7 @@ impl EngineOptions {
             batch_rows_max: config::BATCH_ROWS_MAX,
             run_ahead: None,
             draft_ahead: None,
+            trace: None,
             progress: None,
         }
     }
@@ -227,7 +232,8 @@ fn launch<D: Device>(
     let info = device.info();
     let limits = PassLimits {
         rows: options.batch_rows_max,
-        full_rows: options.sequences_max.min(config::LOGIT_ROWS_MAX),
+        full_rows: (options.sequences_max * (config::WINDOW_MAX as usize + 1))
+            .min(config::LOGIT_ROWS_MAX),
         positions: max_model_len as usize,
     };
     let kv = opened.checkpoints.each_ref().map(|c| {
@@ -301,9 +307,11 @@ fn launch<D: Device>(
         run_ahead,
         waiting: VecDeque::new(),
         live: vec![],
+        costs: Costs::default(),
         flights: [None, None],
         starved: None,
         load: load.clone(),
+        trace: options.trace.take(),
         lost: None,
     };
     let thread = std::thread::Builder::new()

@@ -18,6 +18,8 @@ use std::sync::mpsc;
 /// A row to be: a policy and everything its replies depend on.
 #[derive(Debug, Clone)]
 pub struct Variant {
+    /// Its name, where the user gave it one.
+    pub name: Option<String>,
     /// Who does what.
     pub policy: PolicyKind,
     /// Knobs of the policy.
@@ -59,7 +61,7 @@ impl Variant {
         set("sampling", short(&sampling));
         let mut options = options;
         let mut layout = None;
-        if policy == PolicyKind::SpecReason {
+        if policy.judges() {
             let threshold = *options.threshold.get_or_insert(pair.settings.threshold);
             let judge = options.judge.as_ref().unwrap_or(&pair.settings.judge);
             set("threshold", short(&threshold));
@@ -69,21 +71,32 @@ impl Variant {
             set("judge_text", json!(fingerprint(&[&json!(judge).to_string()])));
             set("first_n", json!(options.first_n.unwrap_or(0)));
             set("step_logprobs", json!(options.step_logprobs));
+            if options.salvage {
+                set("salvage", json!(true));
+            }
+            if options.gates.any() {
+                set("gates", short(&options.gates));
+            }
             layout = Some(judge.layout().to_owned());
         }
-        Self { policy, options, sampling, judge: layout, settings }
+        if policy.speculates() {
+            set("proposer", json!(options.proposer));
+            set("window", json!(options.window.unwrap_or_default()));
+            set("branches", json!(options.branches.unwrap_or(1)));
+        }
+        Self { name: None, policy, options, sampling, judge: layout, settings }
     }
 
     /// Accept from this score on, where steps are judged.
     #[must_use]
     pub fn threshold(&self) -> Option<f32> {
-        self.options.threshold.filter(|_| self.policy == PolicyKind::SpecReason)
+        self.options.threshold.filter(|_| self.policy.judges())
     }
 
     /// The name of the row.
     #[must_use]
     pub fn key(&self) -> String {
-        record::key(self.policy, self.threshold())
+        record::key(self.name.as_deref(), self.policy, self.threshold())
     }
 }
 

@@ -6,6 +6,7 @@
 //! were made with the same settings; anything else is an error that names the difference.
 //! Read next: [`drive`] for the only part that needs an engine, [`table`] for the numbers.
 
+pub mod calibrate;
 pub mod drive;
 pub mod problem;
 pub mod record;

@@ -15,9 +15,12 @@ use std::collections::BTreeMap;
 pub struct Record {
     /// The problem.
     pub id: String,
+    /// The row's name, where the user gave it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<String>,
     /// Who did what.
     pub policy: PolicyKind,
-    /// Accept from this score on; only with [`PolicyKind::SpecReason`].
+    /// Accept from this score on; only where steps are judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
     /// Whether the answer is the reference answer.
@@ -32,6 +35,15 @@ pub struct Record {
     pub draft_tokens: u32,
     /// Tokens the draft wrote in vain.
     pub wasted: u32,
+    /// Tokens proposed to the base one by one.
+    #[serde(default)]
+    pub proposed: u32,
+    /// Of these, what the base drew too.
+    #[serde(default)]
+    pub matched: u32,
+    /// Tokens of rejected steps the base wrote again.
+    #[serde(default)]
+    pub salvaged: u32,
     /// Steps scored and accepted.
     pub accepted: u32,
     /// Steps scored and rewritten.
@@ -58,6 +70,7 @@ impl Record {
         let correct = reply.answer.as_deref().is_some_and(|a| text::equal(a, &problem.answer));
         Self {
             id: problem.id.clone(),
+            row: variant.name.clone(),
             policy: variant.policy,
             threshold: variant.threshold(),
             correct,
@@ -66,6 +79,9 @@ impl Record {
             tokens: tokens.draft + tokens.base,
             draft_tokens: tokens.draft,
             wasted: tokens.wasted,
+            proposed: tokens.proposed,
+            matched: tokens.matched,
+            salvaged: tokens.salvaged,
             accepted: reply.accepted,
             rewritten: reply.rewritten,
             ms: Phase::ALL.iter().map(|p| (p.name().to_owned(), reply.phase(*p).ms)).collect(),
@@ -80,15 +96,16 @@ impl Record {
     /// The row it counts for.
     #[must_use]
     pub fn key(&self) -> String {
-        key(self.policy, self.threshold)
+        key(self.row.as_deref(), self.policy, self.threshold)
     }
 }
 
-/// The name of a row: the policy, and its threshold where it has one.
+/// The name of a row: its own, else the policy, and its threshold where it has one.
 #[must_use]
-pub fn key(policy: PolicyKind, threshold: Option<f32>) -> String {
-    match threshold {
-        Some(threshold) => format!("{policy}@{threshold}"),
-        None => policy.to_string(),
+pub fn key(name: Option<&str>, policy: PolicyKind, threshold: Option<f32>) -> String {
+    match (name, threshold) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(threshold)) => format!("{policy}@{threshold}"),
+        (None, None) => policy.to_string(),
     }
 }

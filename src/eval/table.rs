@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// One policy on all problems.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
+    /// Its name, where the user gave it one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Who did what.
     pub policy: PolicyKind,
     /// Accept from this score on.
@@ -40,6 +43,10 @@ pub struct Row {
     pub draft_share: f64,
     /// Mean tokens the draft wrote in vain.
     pub wasted: f64,
+    /// Share of the tokens proposed to the base that it drew too; `null` where none was.
+    pub agreement: Option<f64>,
+    /// Mean tokens of rejected steps that the base wrote again.
+    pub salvaged: f64,
     /// Mean milliseconds by phase.
     pub ms: BTreeMap<String, f64>,
     /// Against the base alone, where it ran on the same problems.
@@ -100,7 +107,9 @@ fn row(records: &[&Record], variant: &Variant) -> Option<Row> {
     let phase = |name: &str| -> f64 {
         records.iter().map(|r| r.ms.get(name).copied().unwrap_or(0.0)).sum::<f64>() / n
     };
+    let proposed = sum(|r| r.proposed);
     Some(Row {
+        name: variant.name.clone(),
         policy: variant.policy,
         threshold: variant.threshold(),
         judge: variant.judge.clone(),
@@ -113,6 +122,8 @@ fn row(records: &[&Record], variant: &Variant) -> Option<Row> {
         acceptance: (scored > 0.0).then(|| accepted / scored),
         draft_share: if tokens > 0.0 { sum(|r| r.draft_tokens) / tokens } else { 0.0 },
         wasted: sum(|r| r.wasted) / n,
+        agreement: (proposed > 0.0).then(|| sum(|r| r.matched) / proposed),
+        salvaged: sum(|r| r.salvaged) / n,
         ms: Phase::ALL.iter().map(|p| (p.name().to_owned(), phase(p.name()))).collect(),
         vs_base: None,
     })
@@ -182,6 +193,8 @@ pub fn markdown(rows: &[Row]) -> String {
         "tokens",
         "wasted",
         "accepted",
+        "agreed",
+        "salvaged",
         "by draft",
     ]
     .map(str::to_owned)
@@ -206,7 +219,7 @@ fn cells(row: &Row) -> Vec<String> {
         _ => "n/a (concurrent)".to_owned(),
     };
     let mut cells = vec![
-        super::record::key(row.policy, row.threshold),
+        super::record::key(row.name.as_deref(), row.policy, row.threshold),
         row.judge.clone().unwrap_or_else(dash),
         row.n.to_string(),
         format!("{:.3} ± {:.3}", row.accuracy, row.accuracy_se),
@@ -216,6 +229,8 @@ fn cells(row: &Row) -> Vec<String> {
         format!("{:.1}", row.tokens),
         format!("{:.1}", row.wasted),
         row.acceptance.map_or_else(dash, percent),
+        row.agreement.map_or_else(dash, percent),
+        format!("{:.1}", row.salvaged),
         percent(row.draft_share),
     ];
     let phase = |p: &Phase| row.ms.get(p.name()).copied().unwrap_or(0.0);

@@ -16,6 +16,7 @@ fn problems(n: usize) -> Vec<Problem> {
 
 fn variant(policy: PolicyKind, threshold: Option<f32>) -> Variant {
     Variant {
+        name: None,
         policy,
         options: PolicyOptions { threshold, ..PolicyOptions::default() },
         sampling: SamplingOverrides::default(),
@@ -27,6 +28,7 @@ fn variant(policy: PolicyKind, threshold: Option<f32>) -> Variant {
 fn record(problem: &Problem, variant: &Variant, correct: bool, total_ms: f64) -> Record {
     Record {
         id: problem.id.clone(),
+        row: variant.name.clone(),
         policy: variant.policy,
         threshold: variant.threshold(),
         correct,
@@ -35,6 +37,9 @@ fn record(problem: &Problem, variant: &Variant, correct: bool, total_ms: f64) ->
         tokens: 10,
         draft_tokens: 4,
         wasted: 3,
+        proposed: 8,
+        matched: 6,
+        salvaged: 2,
         accepted: 2,
         rewritten: 1,
         ms: BTreeMap::from([("draft".to_owned(), 8.0)]),
@@ -237,6 +242,7 @@ fn rates_means_and_medians_are_those_of_the_records() {
     assert_eq!((row.latency_s, row.latency_median_s), (Some(4.0), Some(3.0)));
     assert_eq!((row.tokens, row.wasted, row.draft_share), (10.0, 3.0, 0.4));
     assert_eq!(row.acceptance, Some(2.0 / 3.0));
+    assert_eq!((row.agreement, row.salvaged), (Some(0.75), 2.0));
     assert_eq!((row.ms["draft"], row.ms["host"]), (8.0, 0.0));
 }
 
@@ -268,12 +274,33 @@ fn times_of_requests_that_ran_together_are_no_latencies() {
 }
 
 #[test]
+fn rows_of_one_policy_are_told_apart_by_name() {
+    let problems = problems(2);
+    let named = |name: &str| Variant {
+        name: Some(name.into()),
+        ..variant(PolicyKind::SpecReasonDecode, Some(7.0))
+    };
+    let variants = [named("chain"), named("n-gram")];
+    let records: Vec<_> = problems
+        .iter()
+        .flat_map(|p| variants.iter().map(move |v| (p, v)))
+        .map(|(p, v)| record(p, v, v.key() == "chain", 1.0))
+        .collect();
+    assert!(drive::jobs(&problems, &variants, &records).is_empty());
+    let rows = rows(&records, &variants, &problems);
+    let accuracies: Vec<_> =
+        rows.iter().map(|r| (r.name.as_deref().unwrap(), r.accuracy)).collect();
+    assert_eq!(accuracies, [("chain", 1.0), ("n-gram", 0.0)]);
+    assert!(table::markdown(&rows).contains("| n-gram | turn |"));
+}
+
+#[test]
 fn every_line_of_the_table_has_the_same_columns() {
     let problems = problems(1);
     let variants = [variant(PolicyKind::Base, None), variant(PolicyKind::SpecReason, Some(5.5))];
     let records: Vec<_> = variants.iter().map(|v| record(&problems[0], v, true, 1.0)).collect();
     let text = table::markdown(&rows(&records, &variants, &problems));
     let columns: Vec<_> = text.lines().map(|l| l.matches('|').count()).collect();
-    assert_eq!(columns, [18; 4], "{text}");
+    assert_eq!(columns, [20; 4], "{text}");
     assert!(text.contains("| specreason@5.5 | turn | 1 | 1.000 ± 0.000 | +0.000"), "{text}");
 }

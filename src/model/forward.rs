@@ -254,6 +254,17 @@ impl<D: Device> Model<D> {
         device.read(&self.stream, &self.workspace.logits, row * vocab, vocab)
     }
 
+    /// `count` elements of the pool from `start`; for tests.
+    pub(super) fn read(
+        &self,
+        device: &D,
+        pool: &D::Buffer,
+        start: usize,
+        count: usize,
+    ) -> Result<Vec<f32>, DeviceError> {
+        device.read(&self.stream, pool, start, count)
+    }
+
     fn layer(
         &mut self,
         device: &D,

@@ -122,6 +122,25 @@ impl<D: Device> Solo<D> {
         self.pool.truncate(self.seq(), len);
     }
 
+    /// Every key and value of the tokens fed, page by page and plane by plane.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn kv(&self) -> Result<Vec<f32>, LoadError> {
+        let (a, layout) = (self.model.architecture(), self.pool.layout());
+        let page_tokens = layout.page_tokens(ROLE);
+        let page = layout.page_bytes() as usize / self.device.kv_type().bytes();
+        let plane = page_tokens * a.head_dim;
+        let mut all = vec![];
+        for (i, id) in self.pool.table(self.seq()).iter().enumerate() {
+            let filled = (self.len() - i * page_tokens).min(page_tokens) * a.head_dim;
+            for start in (0..a.layers * 2 * a.kv_heads).map(|p| id.index() * page + p * plane) {
+                all.extend(self.model.read(&self.device, &self.pages, start, filled)?);
+            }
+        }
+        Ok(all)
+    }
+
     /// Feeds `ids` in one pass; `heads` name rows of this pass.
     ///
     /// # Errors

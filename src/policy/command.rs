@@ -4,6 +4,7 @@
 //! numbering. Before a model acts the engine brings its KV up to date by itself, so no policy has
 //! to remember what a model has seen.
 
+use super::speculation::Speculation;
 use crate::ids::{BranchId, Role, TokenId};
 use crate::sample::SamplingParams;
 use crate::telemetry::Phase;
@@ -17,10 +18,14 @@ pub struct Until {
     pub ids: Vec<TokenId>,
     /// Any of these strings, which may span tokens or end inside one.
     pub strings: Vec<String>,
+    /// The first of [`Self::strings`] counts only from the so many-th token on.
+    pub first_string_from: u32,
     /// The end of a sentence.
     pub sentence_end: bool,
     /// A token drawn from a distribution whose entropy, in nats, exceeds this.
     pub entropy_above: Option<f32>,
+    /// The first token, drawn from a distribution whose entropy, in nats, exceeds this.
+    pub first_entropy_above: Option<f32>,
     /// A token drawn from a distribution whose entropy, in nats, is below this.
     pub entropy_below: Option<f32>,
     /// This many tokens; at least 1.
@@ -63,6 +68,10 @@ pub struct Decode {
     pub want: Want,
     /// What the time counts as.
     pub phase: Phase,
+    /// Who proposes tokens that the model verifies several at a time. No token depends on it.
+    pub speculation: Option<Speculation>,
+    /// Tokens somebody else wrote here already: the first that are proposed.
+    pub first_window: Vec<TokenId>,
 }
 
 /// What a [`Score`] returns of the tokens the model had not seen.

@@ -10,10 +10,14 @@
 
 pub mod command;
 pub mod continuation;
+pub mod gates;
+pub mod speculation;
 pub mod stepwise;
 
 pub use command::{Command, Decode, FinishWhy, Outcome, Score, ScoreSpan, StopCause, Until, Want};
 pub use continuation::Continuation;
+pub use gates::Gates;
+pub use speculation::{Proposer, Speculation, WindowSize};
 pub use stepwise::{AnswerBy, Close, Judge, Reasoning, Stepwise, StepwiseSettings};
 
 use crate::ids::{BranchId, Role, TokenId};
@@ -59,6 +63,13 @@ pub enum Note {
         index: u32,
         /// Who writes.
         writer: Role,
+    },
+    /// The draft hesitated over the first token of the step: the base writes it.
+    StepGated {
+        /// Step number.
+        index: u32,
+        /// Nats of the draft's first token.
+        entropy: f32,
     },
     /// The base scored the drafted step.
     StepScored {
@@ -139,11 +150,19 @@ pub enum PolicyKind {
     /// SpecReason: the draft writes, the base scores and rewrites.
     #[default]
     SpecReason,
+    /// The base alone, verifying proposed tokens several at a time: what it says is what
+    /// [`Self::Base`] says.
+    #[serde(rename = "spec-decode")]
+    SpecDecode,
+    /// [`Self::SpecReason`], with tokens proposed to the base wherever it writes.
+    #[serde(rename = "specreason+decode")]
+    SpecReasonDecode,
 }
 
 impl PolicyKind {
     /// Every policy, in the order reports print them.
-    pub const ALL: [Self; 3] = [Self::Base, Self::Draft, Self::SpecReason];
+    pub const ALL: [Self; 5] =
+        [Self::Base, Self::Draft, Self::SpecDecode, Self::SpecReason, Self::SpecReasonDecode];
 
     /// The name users type.
     #[must_use]
@@ -152,17 +171,31 @@ impl PolicyKind {
             Self::Base => "base",
             Self::Draft => "draft",
             Self::SpecReason => "specreason",
+            Self::SpecDecode => "spec-decode",
+            Self::SpecReasonDecode => "specreason+decode",
         }
     }
 
-    /// Whether this policy ever runs `role`.
+    /// Whether `role` writes steps or scores them.
     #[must_use]
     pub fn uses(self, role: Role) -> bool {
         match self {
-            Self::Base => role == Role::Base,
+            Self::Base | Self::SpecDecode => role == Role::Base,
             Self::Draft => role == Role::Draft,
-            Self::SpecReason => true,
+            Self::SpecReason | Self::SpecReasonDecode => true,
         }
+    }
+
+    /// Whether the base scores what the draft writes.
+    #[must_use]
+    pub fn judges(self) -> bool {
+        matches!(self, Self::SpecReason | Self::SpecReasonDecode)
+    }
+
+    /// Whether tokens are proposed to the base where it writes.
+    #[must_use]
+    pub fn speculates(self) -> bool {
+        matches!(self, Self::SpecDecode | Self::SpecReasonDecode)
     }
 }
 
@@ -176,10 +209,10 @@ impl std::str::FromStr for PolicyKind {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|k| k.name() == name)
-            .ok_or_else(|| format!("unknown policy {name:?}; there are base, draft and specreason"))
+        Self::ALL.into_iter().find(|k| k.name() == name).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.into_iter().map(Self::name).collect();
+            format!("unknown policy {name:?}; there are {}", names.join(", "))
+        })
     }
 }
 

@@ -12,9 +12,11 @@
 //! the turn, or at a cap. Invariant: every kept step holds at least one sampled token, so the
 //! machine ends within its budgets. Read next: `tests.rs`, which drives it with hostile outcomes.
 
+use super::command::TokenStats;
+use super::gates::{self, Gates};
 use super::{
-    Command, Decode, FinishWhy, Note, Outcome, Policy, Score, ScoreSpan, StopCause, Tails,
-    ThinkingEnd, Turn, Until, Want,
+    Command, Decode, FinishWhy, Note, Outcome, Policy, Score, ScoreSpan, Speculation, StopCause,
+    Tails, ThinkingEnd, Turn, Until, Want,
 };
 use crate::ids::{BranchId, Role, TokenId};
 use crate::sample::{self, Readout, SamplingParams};
@@ -126,6 +128,14 @@ pub struct StepwiseSettings {
     pub base_want: Want,
     /// Draft the next step while one is scored.
     pub draft_ahead: bool,
+    /// Who proposes tokens wherever the base writes.
+    pub speculation: Option<Speculation>,
+    /// Propose a rejected step to the base, token by token, when it rewrites it.
+    pub salvage: bool,
+    /// When the draft does not write, and when the base is not asked.
+    pub gates: Gates,
+    /// Phrases of hesitation: a step with one of them is scored, however sure the draft was.
+    pub hesitations: Vec<Vec<TokenId>>,
 }
 
 impl StepwiseSettings {
@@ -160,7 +170,7 @@ enum Ahead {
     /// The draft writes it.
     Writing,
     /// The draft has written it.
-    Written { range: Range<u32>, stop: StopCause },
+    Written { range: Range<u32>, stop: StopCause, stats: Vec<TokenStats> },
 }
 
 #[derive(Debug)]
@@ -203,7 +213,7 @@ impl Stepwise {
     }
 
     fn write(&mut self, writer: Role, turn: &mut Turn) {
-        turn.commands.push(self.decode_step(writer, self.kept));
+        turn.commands.push(Command::Decode(self.decode_step(writer, self.kept)));
         self.state = State::Writing { writer };
     }
 
@@ -213,7 +223,7 @@ impl Stepwise {
     }
 
     /// A step by `writer`, `kept` tokens after the start.
-    fn decode_step(&self, writer: Role, kept: u32) -> Command {
+    fn decode_step(&self, writer: Role, kept: u32) -> Decode {
         let s = &self.settings;
         let mut ids = s.end_of_turn.clone();
         let mut strings = vec![s.delimiter.clone()];
@@ -223,15 +233,29 @@ impl Stepwise {
             Reasoning::None => {}
         }
         let limit = s.step_tokens_max.min(self.left_for_steps(kept)).max(1);
-        let phase = if writer == Role::Draft { Phase::Draft } else { Phase::Rewrite };
-        Command::Decode(Decode {
+        let drafts = writer == Role::Draft && s.judge.is_some();
+        let gates = if drafts { s.gates } else { Gates::default() };
+        Decode {
             branch: BRANCH,
             role: writer,
-            until: Until { ids, strings, limit, ..Until::default() },
+            until: Until {
+                ids,
+                strings,
+                limit,
+                first_string_from: gates.merge_tokens.unwrap_or(0),
+                first_entropy_above: gates.entropy_max,
+                ..Until::default()
+            },
             sampling: s.sampling.clone(),
-            want: s.want(writer),
-            phase,
-        })
+            want: Want {
+                entropy: gates.entropy_max.is_some(),
+                top1: gates.confidence_min.is_some(),
+                ..s.want(writer)
+            },
+            phase: if writer == Role::Draft { Phase::Draft } else { Phase::Rewrite },
+            speculation: s.speculation.filter(|_| writer == Role::Base),
+            first_window: vec![],
+        }
     }
 
     /// Whether another step by the draft follows this one of its own, should it be accepted.
@@ -245,10 +269,15 @@ impl Stepwise {
         &mut self,
         tails: &dyn Tails,
         writer: Role,
-        range: &Range<u32>,
-        stop: StopCause,
+        (range, stop, stats): (&Range<u32>, StopCause, &[TokenStats]),
         turn: &mut Turn,
     ) {
+        if stop == StopCause::Entropy {
+            let entropy = stats.last().and_then(|s| s.entropy).unwrap_or(f32::INFINITY);
+            turn.notes.push(Note::StepGated { index: self.step, entropy });
+            turn.commands.push(Command::Rollback { branch: BRANCH, len: self.step_start });
+            return self.write(Role::Base, turn);
+        }
         let sampled = range.end - range.start;
         let mut step = self.step_start..range.end;
         let mut end = self.how_it_ended(stop);
@@ -260,7 +289,11 @@ impl Stepwise {
             end = End::Closed;
         }
         match &self.settings.judge {
-            Some(judge) if writer == Role::Draft && end != End::Context => {
+            Some(judge)
+                if writer == Role::Draft
+                    && end != End::Context
+                    && !self.goes_unscored(tails, &step, end, stats) =>
+            {
                 let suffix = match end {
                     End::Delimiter => &judge.suffix,
                     End::Turn => &judge.suffix_after_turn,
@@ -281,7 +314,8 @@ impl Stepwise {
                 let step = Written { range: step, end, sampled };
                 let mut ahead = Ahead::None;
                 if self.settings.draft_ahead && self.draft_goes_on(tails, &step) {
-                    turn.commands.push(self.decode_step(Role::Draft, self.kept + sampled));
+                    let next = self.decode_step(Role::Draft, self.kept + sampled);
+                    turn.commands.push(Command::Decode(next));
                     ahead = Ahead::Writing;
                 }
                 self.state = State::Scoring { step, ahead };
@@ -291,6 +325,21 @@ impl Stepwise {
                 self.keep_step(tails, writer, &step, Ahead::None, turn);
             }
         }
+    }
+
+    /// Whether a drafted step is kept without asking the base.
+    fn goes_unscored(
+        &self,
+        tails: &dyn Tails,
+        step: &Range<u32>,
+        end: End,
+        stats: &[TokenStats],
+    ) -> bool {
+        let ids = &tails.ids(BRANCH)[step.start as usize..];
+        matches!(end, End::Delimiter | End::Cap)
+            && self.settings.gates.is_sure(stats)
+            && !gates::says_any(ids, &self.settings.hesitations)
+            && !self.repeats(tails, u32::MAX, step)
     }
 
     fn how_it_ended(&self, stop: StopCause) -> End {
@@ -346,8 +395,8 @@ impl Stepwise {
         }
         turn.notes.push(Note::StepBegan { index: self.step, writer: Role::Draft });
         self.state = State::Writing { writer: Role::Draft };
-        if let Ahead::Written { range, stop } = ahead {
-            self.step_written(tails, Role::Draft, &range, stop, turn);
+        if let Ahead::Written { range, stop, stats } = ahead {
+            self.step_written(tails, Role::Draft, (&range, stop, &stats), turn);
         }
     }
 
@@ -396,6 +445,8 @@ impl Stepwise {
             sampling: self.settings.sampling.clone(),
             want: self.settings.want(writer),
             phase: Phase::Answer,
+            speculation: self.settings.speculation.filter(|_| writer == Role::Base),
+            first_window: vec![],
         }));
         self.state = State::Answering;
     }
@@ -417,8 +468,14 @@ impl Stepwise {
         if accepted {
             self.keep_step(tails, Role::Draft, &step, ahead, turn);
         } else {
+            let mut decode = self.decode_step(Role::Base, self.kept);
+            if self.settings.salvage {
+                let Range { start, end } = step.range;
+                decode.first_window = tails.ids(BRANCH)[start as usize..end as usize].to_vec();
+            }
             turn.commands.push(Command::Rollback { branch: BRANCH, len: step.range.start });
-            self.write(Role::Base, turn);
+            turn.commands.push(Command::Decode(decode));
+            self.state = State::Writing { writer: Role::Base };
         }
     }
 
@@ -439,12 +496,12 @@ impl Policy for Stepwise {
         let mut turn = Turn::default();
         match (outcome, &self.state) {
             (Outcome::Started, _) => self.begin_step(&mut turn),
-            (Outcome::Decoded { range, stop, .. }, State::Writing { writer }) => {
+            (Outcome::Decoded { range, stop, stats, .. }, State::Writing { writer }) => {
                 let writer = *writer;
-                self.step_written(tails, writer, &range, stop, &mut turn);
+                self.step_written(tails, writer, (&range, stop, &stats), &mut turn);
             }
-            (Outcome::Decoded { range, stop, .. }, State::Scoring { .. }) => {
-                self.written_ahead(Ahead::Written { range, stop });
+            (Outcome::Decoded { range, stop, stats, .. }, State::Scoring { .. }) => {
+                self.written_ahead(Ahead::Written { range, stop, stats });
             }
             (Outcome::Scored { probs, logprobs, .. }, State::Scoring { .. }) => {
                 self.scored(tails, &probs, logprobs, &mut turn);

@@ -1,6 +1,7 @@
 //! Drives the policies with scripted models: a model is a hash of its tail, so two runs that keep
 //! the same tail see the same tokens, and hostile outcomes are one seed away.
 
+use super::command::TokenStats;
 use super::stepwise::*;
 use super::*;
 use crate::sample::{Readout, SamplingParams};
@@ -45,16 +46,28 @@ impl Script {
     fn decode(&mut self, d: &Decode) -> Outcome {
         let start = self.ids.len() as u32;
         assert!(d.until.limit >= 1, "a decode must be allowed one token");
+        let mut stats = vec![];
         let stop = loop {
             if self.ids.len() >= self.context {
                 break StopCause::Context;
             }
             let id = TokenId((self.hash(1 + d.role.index() as u64) % 12) as u32);
             self.push(id, d.role.into());
+            let count = self.ids.len() as u32 - start;
+            stats.push(TokenStats {
+                entropy: d.want.entropy.then(|| (self.hash(5) % 8) as f32),
+                top1: d.want.top1.then(|| (1 + self.hash(6) % 8) as f32 / 8.0),
+                logprob: None,
+            });
+            let hesitates = |bound| stats[0].entropy.is_some_and(|entropy| entropy > bound);
+            if count == 1 && d.until.first_entropy_above.is_some_and(hesitates) {
+                break StopCause::Entropy;
+            }
             if d.until.ids.contains(&id) {
                 break StopCause::Id(id);
             }
-            if id == DELIMITER && !d.until.strings.is_empty() {
+            if id == DELIMITER && !d.until.strings.is_empty() && count >= d.until.first_string_from
+            {
                 break StopCause::String(0);
             }
             if self.ids.len() as u32 - start == d.until.limit {
@@ -62,7 +75,7 @@ impl Script {
             }
         };
         let range = start..self.ids.len() as u32;
-        Outcome::Decoded { branch: d.branch, role: d.role, range, stop, stats: vec![] }
+        Outcome::Decoded { branch: d.branch, role: d.role, range, stop, stats }
     }
 
     fn score(&self, s: &Score) -> Outcome {
@@ -159,6 +172,10 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
         sampling: Arc::new(SamplingParams::greedy()),
         base_want: Want::default(),
         draft_ahead: false,
+        speculation: None,
+        salvage: false,
+        gates: Gates::default(),
+        hesitations: vec![],
     }
 }
 
@@ -168,16 +185,32 @@ fn run(seed: u64, context: usize, s: StepwiseSettings) -> (Script, FinishWhy, Ve
     (script, why, notes)
 }
 
+fn some_gates() -> impl Strategy<Value = Gates> {
+    let entropy = prop::option::of(0f32..8.0);
+    let confidence = prop::option::of(0f32..1.0);
+    (entropy, confidence, prop::option::of(0u32..12)).prop_map(
+        |(entropy_max, confidence_min, merge_tokens)| Gates {
+            entropy_max,
+            confidence_min,
+            merge_tokens,
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn every_run_ends_once_within_its_budgets(
         seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
-        first_n in 0u32..4, tokens_max in 1u32..90, draft_ahead: bool,
+        first_n in 0u32..4, tokens_max in 1u32..90, draft_ahead: bool, gates in some_gates(),
     ) {
         let s = StepwiseSettings {
-            first_n, tokens_max, draft_ahead, ..settings(Role::Draft, Some(threshold), budget, tags)
+            first_n,
+            tokens_max,
+            draft_ahead,
+            gates,
+            ..settings(Role::Draft, Some(threshold), budget, tags)
         };
         let (script, _, notes) = run(seed, context, s);
         let answer = notes.iter().find_map(|n| match n {
@@ -352,4 +385,71 @@ fn the_next_step_is_drafted_while_one_is_scored_and_taken_over_when_it_is_kept()
     assert!(scores(&turn.commands) && drafts(&turn.commands), "{:?}", turn.commands);
     let kept: Vec<_> = turn.notes.iter().filter(|n| matches!(n, Note::StepKept { .. })).collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
+}
+
+/// Notes of a run of which something is known whatever the seed.
+fn notes_of(seed: u64, threshold: f32, gates: Gates, hesitations: Vec<Vec<TokenId>>) -> Vec<Note> {
+    let s = settings(Role::Draft, Some(threshold), 60, false);
+    run(seed, 400, StepwiseSettings { gates, hesitations, ..s }).2
+}
+
+proptest! {
+    #[test]
+    fn a_hesitating_draft_leaves_the_step_to_the_base(seed: u64) {
+        let all = Gates { entropy_max: Some(-1.0), ..Gates::default() };
+        let notes = notes_of(seed, 0.0, all, vec![]);
+        let gated = notes.iter().filter(|n| matches!(n, Note::StepGated { .. })).count();
+        let kept: Vec<_> = notes
+            .iter()
+            .filter_map(|n| match n {
+                Note::StepKept { writer, .. } => Some(*writer),
+                _ => None,
+            })
+            .collect();
+        prop_assert!(gated > 0 && gated == kept.len());
+        prop_assert!(kept.iter().all(|writer| *writer == Role::Base));
+        let scored = notes.iter().any(|n| matches!(n, Note::StepScored { .. }));
+        prop_assert!(!scored);
+        let none = Gates { entropy_max: Some(8.0), ..Gates::default() };
+        let plain = notes_of(seed, 5.0, Gates::default(), vec![]);
+        prop_assert_eq!(notes_of(seed, 5.0, none, vec![]), plain);
+    }
+
+    #[test]
+    fn a_sure_draft_is_not_scored_unless_it_hesitates_in_words(seed: u64) {
+        let sure = Gates { confidence_min: Some(0.0), ..Gates::default() };
+        let scored = |notes: Vec<Note>| {
+            notes.iter().filter(|n| matches!(n, Note::StepScored { .. })).count()
+        };
+        let kept = |notes: &[Note]| {
+            notes.iter().filter(|n| matches!(n, Note::StepKept { .. })).count()
+        };
+        let all = notes_of(seed, 0.0, sure, vec![]);
+        // The step that ends the turn is scored, and one that says what the last one said.
+        let few = scored(all.clone());
+        prop_assert!(few <= kept(&all));
+        let every: Vec<_> = (0..12).map(|id| vec![TokenId(id)]).collect();
+        let forced = notes_of(seed, 0.0, sure, every);
+        prop_assert_eq!(scored(forced.clone()), kept(&forced));
+        let never = Gates { confidence_min: Some(1.1), ..Gates::default() };
+        prop_assert_eq!(notes_of(seed, 0.0, never, vec![]), forced);
+    }
+
+    #[test]
+    fn merged_steps_are_long_or_end_otherwise(seed: u64) {
+        let merged = Gates { merge_tokens: Some(6), ..Gates::default() };
+        let s = settings(Role::Draft, Some(0.0), 60, false);
+        let s = StepwiseSettings { gates: merged, ..s };
+        let (script, _, notes) = run(seed, 400, s);
+        let ends = notes.iter().filter_map(|n| match n {
+            Note::StepKept { start, end, writer: Role::Draft, .. } => Some((*start, *end)),
+            _ => None,
+        });
+        let ends: Vec<_> = ends.collect();
+        // The last may end with the budget.
+        for (start, end) in ends.into_iter().rev().skip(1) {
+            let delimited = script.ids[end as usize - 1] == DELIMITER;
+            prop_assert!(!delimited || end - start >= 6);
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! The rule is exact (Leviathan et al. 2023, §2.3): whatever the draft proposes, the emitted tokens
 //! are distributed as if the base model had sampled alone. Both sides must be distributions *after*
-//! temperature and truncation. Greedy windows need no probabilities: [`accept_greedy`].
+//! temperature and truncation. Where the base's own draws are at hand no probabilities are needed:
+//! [`super::Window`].
 //!
 //! [`accepts_token`] and [`residual`] are the rule at one node. A chain walks them along its
 //! tokens; a tree would walk them along the siblings of a node, the residual being the next `p`.
@@ -74,17 +75,6 @@ pub fn accept_chain(
     Accepted { prefix: k, next: draw(&p_base[k], uniforms.next[k]) }
 }
 
-/// Keeps the prefix of `draft` that equals the base model's own greedy choices.
-///
-/// # Panics
-/// If `argmax_base` does not hold one token more than `draft`.
-#[must_use]
-pub fn accept_greedy(draft: &[TokenId], argmax_base: &[TokenId]) -> Accepted {
-    assert_eq!(argmax_base.len(), draft.len() + 1, "one base token per drafted token and one more");
-    let prefix = draft.iter().zip(argmax_base).take_while(|(d, b)| d == b).count();
-    Accepted { prefix, next: argmax_base[prefix] }
-}
-
 /// Whether a token drawn from `q` is kept: with probability `min(1, p / q)`, when `u · q < p`.
 ///
 /// A token that `q` cannot give was not drawn from it and is refused.
@@ -121,6 +111,7 @@ pub fn residual(p: &Distribution<'_>, q: &Distribution<'_>) -> Option<Distributi
 mod tests {
     use super::*;
     use crate::ids::{BranchId, Role};
+    use crate::sample::Window;
     use crate::sample::chi_square::{assert_law, assert_not_law};
     use proptest::prelude::*;
 
@@ -357,7 +348,8 @@ mod tests {
             let draft: Vec<TokenId> = draft.into_iter().map(TokenId).collect();
             let base: Vec<TokenId> = base.into_iter().take(draft.len() + 1).map(TokenId).collect();
             prop_assume!(base.len() == draft.len() + 1);
-            let accepted = accept_greedy(&draft, &base);
+            let prefix = Window::chain(draft.clone()).accept(&base).len();
+            let accepted = Accepted { prefix, next: base[prefix] };
             let mut emitted = draft[..accepted.prefix].to_vec();
             emitted.push(accepted.next);
             prop_assert_eq!(&emitted[..], &base[..emitted.len()]);

@@ -6,7 +6,7 @@
 //! same token from the same logits as the loops below.
 //!
 //! Read next: [`Key`] (which random number), [`process`] (logits to a distribution), [`draw()`] (a
-//! distribution to a token), [`accept_chain`] (what survives of a draft), [`score`] (the judge).
+//! distribution to a token), [`Window`] (what survives of proposed tokens), [`score`] (the judge).
 
 mod accept;
 #[cfg(test)]
@@ -19,8 +19,9 @@ mod params;
 mod penalty;
 mod philox;
 mod stats;
+mod window;
 
-pub use accept::{Accepted, ChainUniforms, accept_chain, accept_greedy, accepts_token, residual};
+pub use accept::{Accepted, ChainUniforms, accept_chain, accepts_token, residual};
 pub use constraint::{Constraint, Grammar, sample_allowed};
 pub use distribution::{Distribution, Entry, MASS_ONE, draw, exp_nonpositive, mass};
 pub use draw::{Sampled, Scratch, process, sample};
@@ -29,3 +30,4 @@ pub use params::{SamplingOverrides, SamplingParams, TEMPERATURE_MIN};
 pub use penalty::History;
 pub use philox::{Key, Purpose, philox4x32_10, uniform, uniform_from_word, uniforms4};
 pub use stats::{Stats, argmax, likeliest, stats};
+pub use window::Window;

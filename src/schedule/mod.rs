@@ -106,6 +106,14 @@ mod tests {
         assert_eq!(plan(&work, Budget { rows: 512, full_rows: 4 }), [112, 400]);
     }
 
+    #[test]
+    fn a_window_is_cut_to_the_logits_there_are_room_for() {
+        let window =
+            |rows, drawn, arrival| Work { full: rows - drawn..rows, ..decode(rows, arrival) };
+        let work = [window(1, 1, 1), window(12, 9, 0), window(5, 5, 2)];
+        assert_eq!(plan(&work, Budget { rows: 512, full_rows: 8 }), [1, 10, 0]);
+    }
+
     proptest! {
         #[test]
         fn no_plan_exceeds_a_budget_and_the_first_in_rank_moves(

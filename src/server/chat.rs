@@ -17,7 +17,6 @@ use super::{Port, body, json, stream};
 use crate::config;
 use crate::engine::{Completion, Engine, Prompt, Request, TokenLogprob};
 use crate::ids::{Role, TokenId};
-use crate::policy::PolicyKind;
 use crate::text::{Message, RenderOptions};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -127,7 +126,7 @@ impl Chat {
             }
         };
         let steps = model.who == Who::Pair;
-        let judged = steps && asked.policy == PolicyKind::SpecReason;
+        let judged = steps && asked.policy.judges();
         let stop = asked.stop.clone();
         let told = steps && self.logprobs.is_some();
         let (split, calls) = (self.split, self.calls);

@@ -8,6 +8,7 @@ use super::errors::ApiError;
 use super::{Port, json};
 use crate::engine::Pair;
 use crate::ids::Role;
+use crate::policy::PolicyKind;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -27,11 +28,14 @@ pub(super) enum Who {
 pub(super) struct Model {
     pub(super) name: String,
     pub(super) who: Who,
+    /// Who does what where a request does not say.
+    pub(super) policy: PolicyKind,
 }
 
 /// All models of a pair: the pair itself first. Without a draft the name is the base's.
 pub(super) fn of_pair(name: &str, pair: &Pair) -> Vec<Model> {
-    let model = |suffix: &str, who| Model { name: format!("{name}{suffix}"), who };
+    let policy = pair.settings.tuned.as_ref().map(|tuned| tuned.policy).unwrap_or_default();
+    let model = |suffix: &str, who| Model { name: format!("{name}{suffix}"), who, policy };
     let base = model("-base", Who::Alone(Role::Base));
     if pair.draft.is_none() {
         return vec![model("", Who::Alone(Role::Base)), base];

@@ -229,6 +229,7 @@ mod tests {
     use super::super::{chat, completions, protocol};
     use super::*;
     use crate::ids::Role;
+    use crate::policy::PolicyKind;
     use std::collections::BTreeSet;
 
     /// The names of a schema's fields, those of objects inside with their path.
@@ -265,14 +266,15 @@ mod tests {
 
     #[test]
     fn every_field_a_handler_asks_for_is_documented_and_no_other() {
-        let pair = Model { name: "m".into(), who: Who::Pair };
+        let pair = Model { name: "m".into(), who: Who::Pair, policy: PolicyKind::default() };
         let mut fields = read(|fields| {
             fields.string("model").unwrap();
             protocol::read(fields, &pair).unwrap();
             chat::Chat::read(fields, &pair).unwrap();
         });
         assert_eq!(fields, documented("Chat"));
-        let alone = Model { name: "m".into(), who: Who::Alone(Role::Base) };
+        let alone =
+            Model { name: "m".into(), who: Who::Alone(Role::Base), policy: PolicyKind::default() };
         fields = read(|fields| {
             fields.string("model").unwrap();
             // A model alone refuses the policy before it looks at what is in it.

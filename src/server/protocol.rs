@@ -10,7 +10,7 @@ use super::models::{Model, Who};
 use crate::config;
 use crate::engine::{JudgeText, PolicyOptions, Urgency};
 use crate::ids::TokenId;
-use crate::policy::PolicyKind;
+use crate::policy::{Gates, PolicyKind};
 use crate::sample::SamplingOverrides;
 use serde_json::Value;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -286,8 +286,8 @@ fn policy(fields: &Fields<'_>, model: &Model) -> Result<(PolicyKind, PolicyOptio
     let budget = fields.integer("thinking_token_budget", -1..=i64::from(u32::MAX))?;
     options.token_budget = budget.filter(|n| *n >= 0).map(|n| n as u32);
     options.tokens_max = tokens_max(fields)?;
-    let Some(own) = own else { return Ok((PolicyKind::default(), options)) };
-    const KNOWN: [&str; 11] = [
+    let Some(own) = own else { return Ok((model.policy, options)) };
+    const KNOWN: [&str; 18] = [
         "policy",
         "threshold",
         "score",
@@ -299,6 +299,13 @@ fn policy(fields: &Fields<'_>, model: &Model) -> Result<(PolicyKind, PolicyOptio
         "step_delimiter",
         "answer_by",
         "stop_on_repeat",
+        "proposer",
+        "window",
+        "branches",
+        "salvage",
+        "gate_entropy",
+        "gate_confidence",
+        "merge_tokens",
     ];
     if let Some(name) = own.names().find(|name| !KNOWN.contains(name)) {
         let message = format!("there is no such setting; there are {}", KNOWN.join(", "));
@@ -314,7 +321,16 @@ fn policy(fields: &Fields<'_>, model: &Model) -> Result<(PolicyKind, PolicyOptio
     options.step_delimiter = own.string("step_delimiter")?.map(str::to_owned);
     options.answer_by = own.parsed("answer_by")?;
     options.stop_on_repeat = own.bool("stop_on_repeat")?;
-    Ok((own.parsed("policy")?.unwrap_or_default(), options))
+    options.proposer = own.parsed("proposer")?;
+    options.window = own.parsed("window")?;
+    options.branches = own.count("branches")?;
+    options.salvage = own.bool("salvage")?.unwrap_or(false);
+    options.gates = Gates {
+        entropy_max: own.f32("gate_entropy")?,
+        confidence_min: own.f32("gate_confidence")?,
+        merge_tokens: own.integer("merge_tokens", 0..=i64::from(u32::MAX))?.map(|n| n as u32),
+    };
+    Ok((own.parsed("policy")?.unwrap_or(model.policy), options))
 }
 
 /// A judge: a built-in one by name, or its texts. Never a file of the server.
@@ -339,7 +355,7 @@ mod tests {
     use serde_json::json;
 
     fn ask(body: &Value, who: Who) -> Result<Asked, String> {
-        let model = Model { name: "m".into(), who };
+        let model = Model { name: "m".into(), who, policy: PolicyKind::default() };
         read(&Fields::new(body.as_object().unwrap()), &model)
             .map_err(|error| error.body()["error"]["param"].as_str().unwrap_or("none").to_owned())
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::{PhaseCost, TokenCounts};
 use crate::ids::{RequestId, TokenId};
-use crate::policy::{AnswerBy, FinishWhy, Origin};
+use crate::policy::{AnswerBy, FinishWhy, Gates, Origin, PolicyKind};
 
 const SCREEN: Screen = Screen { columns: 20, rows: 10 };
 
@@ -21,6 +21,9 @@ fn settings(policy: PolicyKind) -> Settings {
         token_budget_asked: None,
         step_tokens_max: 50,
         answer_by: AnswerBy::Base,
+        speculation: None,
+        salvage: false,
+        gates: Gates::default(),
         max_model_len: 200,
         temperature: 0.0,
         top_k: 0,
@@ -39,6 +42,7 @@ fn finished(text: &str, policy: PolicyKind) -> Event {
         finish: FinishWhy::Stop,
         steps: vec![],
         accepted: 0,
+        gated: 0,
         rewritten: 0,
         ids: vec![],
         tokens: TokenCounts::default(),

@@ -1,4 +1,8 @@
-//! Names of measurements, so that a report, a trace and a metric agree on spelling.
+//! Names of measurements, so that a report, a trace and a metric agree on spelling; and the trace.
+
+mod trace;
+
+pub use trace::{Trace, Track};
 
 /// Where the time of a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
