@@ -10,6 +10,7 @@
 use super::live::{Live, ScoreTask, Task, Vocabulary};
 use super::slot::{Read, Slot};
 use super::window::WindowState;
+use crate::config::WINDOW_MAX;
 use crate::device::{
     Drawn, FedRow, HeadKind, HeadRow, Mask, PageCopy, RaggedBatch, RowGroup, SampleRow, Span,
 };
@@ -90,7 +91,10 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
     let feed = span_to_feed(live, pool, seq, at);
     let mut work = Work { rows: feed.len(), full_rows: 0, arrival: live.id.0 };
     match live.branches[&branch].tasks[role.index()].as_ref()? {
-        Task::Decode(task) if task.window == WindowState::Writing && feed.is_empty() => {
+        // What is a prompt is fed meanwhile; a few tokens go with the window, in one pass.
+        Task::Decode(task)
+            if task.window == WindowState::Writing && feed.len() <= WINDOW_MAX as usize =>
+        {
             return None;
         }
         Task::Decode(task) if task.window == WindowState::Writing => {}
