@@ -11,6 +11,7 @@ use super::live::{Live, ScoreTask, Task, Vocabulary};
 use super::logprobs::rows_to_tell;
 use super::slot::{Read, Slot};
 use super::window::WindowState;
+use crate::config::WINDOW_MAX;
 use crate::device::{
     Drawn, FedRow, HeadKind, HeadRow, Mask, PageCopy, RaggedBatch, RowGroup, SampleRow, Span,
 };
@@ -97,7 +98,10 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
         work.full = told.start - feed.start..told.end - feed.start;
     }
     match live.branches[&branch].tasks[role.index()].as_ref()? {
-        Task::Decode(task) if task.window == WindowState::Writing && feed.is_empty() => {
+        // What is a prompt is fed meanwhile; a few tokens go with the window, in one pass.
+        Task::Decode(task)
+            if task.window == WindowState::Writing && feed.len() <= WINDOW_MAX as usize =>
+        {
             return None;
         }
         Task::Decode(task) if task.window == WindowState::Writing => {}
