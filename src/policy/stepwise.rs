@@ -7,7 +7,6 @@
 //!
 //! While a step is scored the draft may write the one after it (`draft_ahead`): its tokens are
 //! those it would write later, so no reply depends on it; a rejected step takes them with it.
-//!
 //! A step ends with the token that completes the delimiter, with the close marker, with the end of
 //! the turn, or at a cap. Invariant: every kept step holds at least one sampled token, so the
 //! machine ends within its budgets. Read next: `tests.rs`, which drives it with hostile outcomes.
@@ -138,10 +137,8 @@ pub struct StepwiseSettings {
     pub hesitations: Vec<Vec<TokenId>>,
 }
 
-impl StepwiseSettings {
-    fn want(&self, writer: Role) -> Want {
-        if writer == Role::Base { self.base_want } else { Want::default() }
-    }
+fn for_base<T: Default>(writer: Role, value: T) -> T {
+    if writer == Role::Base { value } else { T::default() }
 }
 
 /// How a step ended.
@@ -250,10 +247,10 @@ impl Stepwise {
             want: Want {
                 entropy: gates.entropy_max.is_some(),
                 top1: gates.confidence_min.is_some(),
-                ..s.want(writer)
+                ..for_base(writer, s.base_want)
             },
             phase: if writer == Role::Draft { Phase::Draft } else { Phase::Rewrite },
-            speculation: s.speculation.filter(|_| writer == Role::Base),
+            speculation: for_base(writer, s.speculation),
             first_window: vec![],
         }
     }
@@ -443,9 +440,9 @@ impl Stepwise {
                 ..Until::default()
             },
             sampling: self.settings.sampling.clone(),
-            want: self.settings.want(writer),
+            want: for_base(writer, self.settings.base_want),
             phase: Phase::Answer,
-            speculation: self.settings.speculation.filter(|_| writer == Role::Base),
+            speculation: for_base(writer, self.settings.speculation),
             first_window: vec![],
         }));
         self.state = State::Answering;

@@ -175,7 +175,12 @@ fn forerun() -> Value {
             "first_n": {"type": "integer", "minimum": 0}, "step_tokens": positive,
             "token_budget": positive, "step_delimiter": {"type": "string", "minLength": 1},
             "answer_by": {"enum": ["base", "draft", "last"]},
-            "stop_on_repeat": {"type": "boolean"}}})
+            "stop_on_repeat": {"type": "boolean"},
+            "proposer": {"enum": ["draft", "ngram"]},
+            "window": {"type": ["string", "integer"]}, "branches": positive,
+            "salvage": {"type": "boolean"}, "gate_entropy": {"type": "number"},
+            "gate_confidence": {"type": "number"},
+            "merge_tokens": {"type": "integer", "minimum": 0}}})
 }
 
 /// Fields of what a chat template is given.

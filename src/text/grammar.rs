@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_schema_that_cannot_be_enforced_is_refused() {
         let (_, grammars) = tiny();
-        for schema in [json!({"type": "number", "multipleOf": -1}), json!({"type": "nonsense"})] {
+        for schema in [json!({"type": "string", "pattern": "(?=a)"}), json!({"type": "nonsense"})] {
             let error = grammars.json(&schema).unwrap_err().to_string();
             assert!(error.starts_with("grammar: "), "{error}");
         }
