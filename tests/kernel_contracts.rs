@@ -1,0 +1,93 @@
+//! What the kernels must keep to at the shapes of real models, counted on the software GPU, read off
+//! the machine code, and predicted by the model of the kernel report (`benches/kernel_report`).
+//!
+//! Each bound is in `contracts.rs`; one that does not hold yet is a ratchet there, and what was
+//! reached is asserted instead. Needs kernels, and a disassembler for the machine code; without them
+//! the tests say so, or fail where `FORERUN_REQUIRE_KERNELS` is set.
+
+#![cfg(feature = "cuda")]
+
+#[path = "../benches/kernel_report/contracts.rs"]
+mod contracts;
+#[path = "../benches/kernel_report/counts.rs"]
+mod counts;
+#[path = "../src/device/cuda/kernels.rs"]
+#[allow(dead_code, reason = "the runtime uses the rest")]
+mod kernels;
+#[path = "kernel_contracts/machine_code.rs"]
+mod machine_code;
+#[path = "../benches/kernel_report/measure.rs"]
+mod measure;
+#[path = "../benches/kernel_report/model.rs"]
+#[allow(dead_code, reason = "the report prints the rest")]
+mod model;
+#[path = "../benches/kernel_report/report.rs"]
+mod report;
+#[path = "../benches/kernel_report/sass.rs"]
+#[allow(dead_code, reason = "the report prints the rest")]
+mod sass;
+#[path = "../benches/kernel_report/shapes.rs"]
+#[allow(dead_code, reason = "the report has more models")]
+mod shapes;
+#[path = "kernel_contracts/timelines.rs"]
+mod timelines;
+#[path = "../benches/kernel_report/weights.rs"]
+mod weights;
+
+use contracts::{Contract, contracts};
+use measure::{Pass, measure};
+use report::Model;
+use shapes::{CODER_0_5B, Fixture, Mix, QWQ_32B, R1_1_5B};
+
+/// Measured here: full-size layers of every size there is, [`shapes::CODER_1_5B`] being
+/// [`R1_1_5B`]'s; with heads where a contract names them.
+const MEASURED: [(Fixture, Mix, &[Pass], &[Pass]); 6] = [
+    (CODER_0_5B, Mix::Bf16, &[Pass::Decode, Pass::Verify], &[]),
+    (CODER_0_5B, Mix::Q4_K_M, &[Pass::Decode, Pass::Verify], &[]),
+    (R1_1_5B, Mix::Bf16, &Pass::ALL, &[Pass::Decode, Pass::Score]),
+    (R1_1_5B, Mix::Q4_K_M, &Pass::ALL, &[Pass::Decode, Pass::Score]),
+    (QWQ_32B, Mix::Bf16, &Pass::ALL, &[Pass::Decode, Pass::Score]),
+    (QWQ_32B, Mix::Q4_K_M, &[Pass::Decode], &[]),
+];
+
+/// Whether there is what a test needs: not without saying so.
+fn present(what: &str, is_present: bool, fix: &str) -> bool {
+    if !is_present {
+        let required = std::env::var_os("FORERUN_REQUIRE_KERNELS").is_some();
+        assert!(!required, "no {what} although FORERUN_REQUIRE_KERNELS is set; fix: {fix}");
+        eprintln!("skipped: no {what}; fix: {fix}");
+    }
+    is_present
+}
+
+fn describe(contract: &Contract) -> String {
+    let Contract { what, of, bound, reached, kept, .. } = contract;
+    format!("{what}, {of}: {bound:?}, reached {reached}, asserted {kept}")
+}
+
+#[test]
+fn no_contract_is_kept_less_well_than_it_was() {
+    if !present("CUDA kernels", kernels::built().is_some(), kernels::Built::FIX) {
+        return;
+    }
+    present("disassembler", sass::find().is_some(), sass::FIX);
+    let compilation = sass::compilation().unwrap_or_else(|e| panic!("{e}"));
+    let models: Vec<Model> = MEASURED
+        .into_iter()
+        .map(|(fixture, mix, passes, heads)| {
+            let measured = measure(&fixture, mix, passes, heads);
+            Model { fixture, mix, measured }
+        })
+        .collect();
+    for launch in models.iter().flat_map(|m| &m.measured).flat_map(|m| &m.launches) {
+        for place in &launch.replay_places {
+            eprintln!("bank replays of {} at {place}", launch.kernel);
+        }
+    }
+    let all = contracts(&models, &compilation);
+    all.iter().filter(|c| !c.holds()).for_each(|c| eprintln!("not kept yet: {}", describe(c)));
+    let worse: Vec<String> = all.iter().filter(|c| !c.is_no_worse()).map(describe).collect();
+    assert!(worse.is_empty(), "worse than it was:\n{}", worse.join("\n"));
+    let loose: Vec<String> = all.iter().filter(|c| c.is_loose()).map(describe).collect();
+    assert!(loose.is_empty(), "better than the ratchet says, tighten it:\n{}", loose.join("\n"));
+}
