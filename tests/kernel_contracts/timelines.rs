@@ -51,7 +51,7 @@ fn few_ctas_take_what_they_have_in_flight() {
 
 #[test]
 fn a_boundary_costs_less_where_launches_begin_early_and_least_where_they_are_let_early() {
-    let small = |lets_begin_early| Work { lets_begin_early, ..stream(2e7) };
+    let small = |lets_begin_early| Work { ctas: 132, lets_begin_early, ..stream(2e7) };
     let time = |gpu: &Gpu, early| end(gpu, &vec![small(early); 8]);
     let plain = Gpu { programmatic: false, ..H100 };
     let [ordinary, late, early] = [time(&plain, false), time(&H100, false), time(&H100, true)];
