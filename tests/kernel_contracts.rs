@@ -51,8 +51,10 @@ fn present(what: &str, is_present: bool, fix: &str) -> bool {
 }
 
 fn describe(contract: &Contract) -> String {
-    let Contract { what, of, bound, reached, kept, .. } = contract;
-    format!("{what}, {of}: {bound:?}, reached {reached}, asserted {kept}")
+    let Contract { what, of, bound, reached, kept, is_model } = contract;
+    let model = if *is_model { " (model)" } else { "" };
+    let holds = if contract.holds() { "kept" } else { "not kept" };
+    format!("{what}{model}, {of}: {bound:?}, reached {reached}: {holds}, asserted {kept}")
 }
 
 /// One driver a process: devices follow one another.
