@@ -1,9 +1,10 @@
-//! What the kernels must keep to at the shapes of real models, counted on the software GPU, read off
-//! the machine code, and predicted by the model of the kernel report (`benches/kernel_report`).
+//! What the kernels must keep to at the shapes of real models: counted on the software GPU, read
+//! off the machine code, and predicted by the model of the kernel report
+//! (`benches/kernel_report`).
 //!
 //! Each bound is in `contracts.rs`; one that does not hold yet is a ratchet there, and what was
-//! reached is asserted instead. Needs kernels, and a disassembler for the machine code; without them
-//! the tests say so, or fail where `FORERUN_REQUIRE_KERNELS` is set.
+//! reached is asserted instead. Needs kernels, and a disassembler for the machine code; without
+//! them the tests say so, or fail where `FORERUN_REQUIRE_KERNELS` is set.
 
 #![cfg(feature = "cuda")]
 

@@ -38,8 +38,10 @@ const MMA_SHARE: f64 = 0.6;
 /// The assumptions, as the report prints them.
 pub(crate) fn assumptions() -> String {
     format!(
-        "a boundary in a graph {LAUNCH_US} µs; where the next launch is there already, {RELEASE_US} \
-         µs from the last CTA to the end of its wait; {START_US} µs from a CTA's begin to its first \
+        "a boundary in a graph {LAUNCH_US} µs; where the next launch is there already, \
+        {RELEASE_US} \
+         µs from the last CTA to the end of its wait; {START_US} µs from a CTA's begin to its \
+         first \
          load, {INPUT_US} µs from the end of the wait to the first multiplication, at least \
          {ROUND_US} µs between barriers, {EPILOGUE_US} µs behind the last byte; {LATENCY_US} µs a \
          load; {:.0} % of the issue slots, {:.0} % of the peak for `mma.sync`; bandwidth and peak \

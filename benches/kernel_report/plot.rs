@@ -63,7 +63,8 @@ pub(crate) fn decode(models: &[Model], compilation: &Compilation) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
          font-family=\"sans-serif\" font-size=\"12\" fill=\"#555\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"{LEFT}\" y=\"16\" font-size=\"13\">Model: one decoded token, bandwidth floor over \
+         <text x=\"{LEFT}\" y=\"16\" font-size=\"13\">Model: one decoded token, bandwidth floor \
+         over \
          predicted time</text>\n{legend}{bars}\
          <line x1=\"{end}\" y1=\"{TOP}\" x2=\"{end}\" y2=\"{y:.0}\" stroke=\"#999\"/>\n\
          <text x=\"{end}\" y=\"{:.0}\" text-anchor=\"middle\">floor</text>\n</svg>\n",

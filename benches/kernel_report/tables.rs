@@ -69,9 +69,11 @@ fn contract_table(contracts: &[Contract]) -> String {
 fn time_table(models: &[Model], compilation: &Compilation) -> String {
     let [step, suffix] = SCORED_ROWS;
     let mut text = format!(
-        "### Predicted times (model)\n\nA token at batch 1, and a scoring of {step} + {suffix} rows, \
+        "### Predicted times (model)\n\nA token at batch 1, and a scoring of {step} + {suffix} \
+        rows, \
          {CONTEXT} keys before them; the floor is the bytes of weights, keys and values over the \
-         bandwidth. Assumed: {}.\n\n| model | weights | GPU | token, ms | floor, ms | of the floor | \
+         bandwidth. Assumed: {}.\n\n| model | weights | GPU | token, ms | floor, ms | of the \
+         floor | \
          scoring, ms | in tokens |\n|---|---|---|---:|---:|---:|---:|---:|\n",
         assumptions()
     );
@@ -104,10 +106,13 @@ fn time_table(models: &[Model], compilation: &Compilation) -> String {
 fn operation_table(model: &Model, compilation: &Compilation) -> String {
     let name = format!("{}, {}", model.fixture.name, model.mix.name());
     let mut text = format!(
-        "### {name}\n\nMB requested, every time counted, of what each region has; in flight and CTAs \
-         an SM on an H100, where the floor is that of the launch's own bytes, and what it adds to its layer's time is \
+        "### {name}\n\nMB requested, every time counted, of what each region has; in flight and \
+        CTAs \
+         an SM on an H100, where the floor is that of the launch's own bytes, and what it adds to \
+         its layer's time is \
          the model's.\n\n| rows | | kernel | \
-         CTAs | an SM | KiB in flight | weights | KV | activations | vectors | replays | floor, µs | \
+         CTAs | an SM | KiB in flight | weights | KV | activations | vectors | replays | floor, \
+         µs | \
          adds, µs |\n|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     );
     for pass in Pass::ALL {
@@ -148,7 +153,8 @@ fn operation_rows(
         let kernel = launch.kernel.trim_start_matches("forerun_");
         let _ = writeln!(
             text,
-            "| {} | {} | `{kernel}` | {} | {each} | {flight} | {} | {} | {} | {} | {} | {floor} | {} |",
+            "| {} | {} | `{kernel}` | {} | {each} | {flight} | {} | {} | {} | {} | {} | {floor} | \
+            {} |",
             measured.pass.rows(),
             measured.op.name(),
             launch.ctas(),
@@ -166,8 +172,10 @@ fn operation_rows(
 fn kernel_table(arch: &str, compilation: &Compilation) -> String {
     let formats = [Format::Bf16, Format::Q8_0, Format::Q4_K, Format::Q6_K];
     let mut text = format!(
-        "### Kernels for {arch}\n\nBytes in flight are a thread's, in the loop over weights of each \
-         format.\n\n| kernel | registers | spills | local | 16-byte loads | others | copies | HMMA |"
+        "### Kernels for {arch}\n\nBytes in flight are a thread's, in the loop over weights of \
+        each \
+         format.\n\n| kernel | registers | spills | local | 16-byte loads | others | copies | \
+         HMMA |"
     );
     let names: Vec<_> = formats.iter().map(|format| format.name()).collect();
     let _ = writeln!(text, " {} |", names.join(" | "));
