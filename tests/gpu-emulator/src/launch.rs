@@ -121,6 +121,10 @@ pub struct Counters {
     pub shared_wavefronts: u64,
     /// Wavefronts beyond the ideal: bank conflicts.
     pub shared_replays: u64,
+    /// The same by the instruction that took them: function and index in its body.
+    pub replays: BTreeMap<(usize, u32), u64>,
+    /// Loads of 16 bytes a lane.
+    pub wide_loads: WideLoads,
     /// Any use of local memory, bytes a thread.
     pub local_bytes: u64,
     /// Warps that executed `griddepcontrol.wait`.
@@ -129,6 +133,26 @@ pub struct Counters {
     pub dependency_launches: u64,
     /// Global load requests before the wait, of launches that may begin early.
     pub early_load_requests: u64,
+}
+
+/// Global load requests of 16 bytes a lane, `cp.async` among them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WideLoads {
+    /// Warp instructions.
+    pub requests: u64,
+    /// Sectors they touched.
+    pub sectors: u64,
+    /// Sectors that as many distinct bytes fill: 16 where every lane has its own.
+    pub ideal_sectors: u64,
+}
+
+impl WideLoads {
+    /// Adds other requests.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.sectors += other.sectors;
+        self.ideal_sectors += other.ideal_sectors;
+    }
 }
 
 impl Counters {
@@ -148,6 +172,10 @@ impl Counters {
         self.ideal_load_sectors += other.ideal_load_sectors;
         self.shared_wavefronts += other.shared_wavefronts;
         self.shared_replays += other.shared_replays;
+        for (at, count) in &other.replays {
+            *self.replays.entry(*at).or_default() += count;
+        }
+        self.wide_loads.add(&other.wide_loads);
         self.local_bytes = self.local_bytes.max(other.local_bytes);
         self.dependency_waits += other.dependency_waits;
         self.dependency_launches += other.dependency_launches;

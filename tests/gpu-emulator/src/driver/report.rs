@@ -7,6 +7,7 @@ use super::failure::Failure;
 use super::settings::Settings;
 use crate::launch::{Counters, Launch};
 use crate::memory::GlobalMemory;
+use crate::ptx::loops::of_mma_loops;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -56,6 +57,8 @@ struct Kernel {
     counters: Counters,
     sectors_loaded: BTreeMap<String, u64>,
     sectors_stored: BTreeMap<String, u64>,
+    /// By source line, and whether that is of a loop that multiplies.
+    replays: BTreeMap<(String, bool), u64>,
     dynamic_shared_bytes_max: u32,
     static_shared_bytes: u32,
 }
@@ -207,6 +210,7 @@ impl Report {
             sectors.iter().map(|(at, count)| (self.name_of(*at, memory), *count)).collect()
         };
         let (loaded, stored) = (named(&counters.sectors_loaded), named(&counters.sectors_stored));
+        let replays = replays(launch, counters);
         let kernel = self.kernels.entry(name.to_owned()).or_default();
         kernel.launches += 1;
         kernel.early_launches += u64::from(launch.unfinished.is_some());
@@ -216,6 +220,9 @@ impl Report {
         }
         for (label, count) in stored {
             *kernel.sectors_stored.entry(label).or_default() += count;
+        }
+        for (place, count) in replays {
+            *kernel.replays.entry(place).or_default() += count;
         }
         kernel.dynamic_shared_bytes_max =
             kernel.dynamic_shared_bytes_max.max(launch.dynamic_shared_bytes);
@@ -255,6 +262,27 @@ impl Report {
     }
 }
 
+/// A launch's bank conflicts by source line, else by line of the PTX, and whether each is of a loop
+/// that multiplies.
+fn replays(launch: &Launch, counters: &Counters) -> BTreeMap<(String, bool), u64> {
+    let module = &launch.module.module;
+    let mut of_mma_loop = BTreeMap::new();
+    let mut replays = BTreeMap::new();
+    for ((function, at), count) in &counters.replays {
+        let body = &module.functions[*function].body;
+        let loops = of_mma_loop.entry(function).or_insert_with(|| of_mma_loops(body));
+        let instruction = &body[*at as usize];
+        let source =
+            instruction.source.and_then(|(file, line)| Some((module.files.get(&file)?, line)));
+        let place = match source {
+            Some((file, line)) => format!("{file}:{line}"),
+            None => format!("PTX line {}", instruction.line),
+        };
+        *replays.entry((place, loops[*at as usize])).or_default() += count;
+    }
+    replays
+}
+
 impl Kernel {
     fn to_json(&self) -> Value {
         let counters = &self.counters;
@@ -271,6 +299,16 @@ impl Kernel {
             "ideal_load_sectors": counters.ideal_load_sectors,
             "shared_wavefronts": counters.shared_wavefronts,
             "shared_replays": counters.shared_replays,
+            "replays": self.replays.iter().map(|((place, of_mma_loop), count)| json!({
+                "place": place,
+                "of_mma_loop": of_mma_loop,
+                "count": count,
+            })).collect::<Vec<_>>(),
+            "wide_loads": {
+                "requests": counters.wide_loads.requests,
+                "sectors": counters.wide_loads.sectors,
+                "ideal_sectors": counters.wide_loads.ideal_sectors,
+            },
             "local_bytes": counters.local_bytes,
             "dependency_waits": counters.dependency_waits,
             "dependency_launches": counters.dependency_launches,

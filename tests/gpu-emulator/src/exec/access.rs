@@ -13,7 +13,7 @@ use super::tally::Class;
 use super::warp::NO_FRAME;
 use crate::launch::FaultKind;
 use crate::memory::Violation;
-use crate::memory::banks::wavefronts;
+use crate::memory::banks::{Wavefronts, wavefronts};
 use crate::memory::shared::Access;
 use crate::ptx::ir::{Address, Operand, Register, Semantics, Space, Type};
 
@@ -119,6 +119,13 @@ fn gather(registers: &Registers, ty: Type, srcs: &[Operand]) -> [[u32; 4]; 32] {
 }
 
 impl Step<'_, '_> {
+    /// Counts a shared-memory access of this instruction.
+    #[inline]
+    pub(super) fn shared_traffic(&mut self, wavefronts: Wavefronts) {
+        let function = self.warp.frames[self.frame].function;
+        self.cta.tally.shared((function, self.pc), wavefronts);
+    }
+
     /// Who accesses shared memory.
     pub(super) fn access(&self, strong: bool) -> Access {
         Access { warp: self.warp.index, line: self.line, strong }
@@ -210,7 +217,7 @@ impl Step<'_, '_> {
                 if strong {
                     lanes(mask).for_each(|l| self.cta.shared.learn(self.warp.index, places[l]));
                 }
-                self.cta.tally.shared(wavefronts(mask, &places, size));
+                self.shared_traffic(wavefronts(mask, &places, size));
                 let shared = &self.cta.shared;
                 let registers = &mut self.warp.frames[self.frame].registers;
                 scatter(registers, mask, ty, dsts, |lane, at, bytes| {
@@ -336,7 +343,7 @@ impl Step<'_, '_> {
                 let values = gather(registers, ty, srcs);
                 self.cta.shared.store(by, mask, &places, size, &values)?;
                 self.cta.progress = self.cta.clock;
-                self.cta.tally.shared(wavefronts(mask, &places, size));
+                self.shared_traffic(wavefronts(mask, &places, size));
                 self.published(mask, &places, semantics);
                 Ok(())
             }

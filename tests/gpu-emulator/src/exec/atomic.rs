@@ -208,7 +208,7 @@ impl Step<'_, '_> {
         if atom.a.len() != 1 {
             return Err(Wrong::unsupported("a vector atomic in shared memory"));
         }
-        self.cta.tally.shared(wavefronts(self.mask, &places, bytes));
+        self.shared_traffic(wavefronts(self.mask, &places, bytes));
         let by = self.access(true);
         self.cta.shared.refine(bytes);
         let view = self.cta.shared.view(by);

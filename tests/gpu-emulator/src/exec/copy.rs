@@ -25,7 +25,7 @@ impl Step<'_, '_> {
             // The whole source must be there: hardware may fetch more than it keeps.
             Some(self.locate_copy(reading, sources, &counts, bytes)?)
         };
-        self.cta.tally.shared(wavefronts(self.mask, &places, bytes));
+        self.shared_traffic(wavefronts(self.mask, &places, bytes));
         let memory = self.cta.grid.memory;
         let by = self.access(is_strong(Semantics::Weak));
         let view = self.cta.shared.view(by);

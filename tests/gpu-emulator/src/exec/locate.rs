@@ -5,7 +5,7 @@
 use super::access::lanes;
 use super::fault::{Outcome, Wrong};
 use super::step::Step;
-use super::tally::sectors;
+use super::tally::{SectorCount, sectors};
 use crate::launch::FaultKind;
 use crate::memory::{GLOBAL_BASE, Span, Violation};
 
@@ -200,22 +200,20 @@ impl Step<'_, '_> {
         if traffic == Traffic::Uncounted {
             return;
         }
-        let (touched, ideal) = match shape {
+        let count = match shape {
             Shape::Dense => {
                 let first = addresses[0];
-                ((((first + u64::from(size) * 32 - 1) >> 5) - (first >> 5) + 1) as u32, size)
+                let last = first + u64::from(size) * 32 - 1;
+                SectorCount { touched: ((last >> 5) - (first >> 5) + 1) as u32, ideal: size }
             }
-            Shape::Same => (1, 1),
-            Shape::Scattered => {
-                let count = sectors(mask, addresses, size);
-                (count.touched, count.ideal)
-            }
+            Shape::Same => SectorCount { touched: 1, ideal: 1 },
+            Shape::Scattered => sectors(mask, addresses, size),
         };
         if traffic == Traffic::Store {
-            self.cta.tally.stored(slot, touched);
+            self.cta.tally.stored(slot, count.touched);
         } else {
-            self.cta.tally.loaded(slot, touched);
-            self.cta.tally.load_request(ideal);
+            self.cta.tally.loaded(slot, count.touched);
+            self.cta.tally.load_request(size, count);
         }
     }
 
@@ -252,7 +250,7 @@ impl Step<'_, '_> {
                 self.cta.tally.stored(slot, count.touched);
             } else {
                 self.cta.tally.loaded(slot, count.touched);
-                self.cta.tally.load_part(count.ideal, first_part);
+                self.cta.tally.load_part(size, count, first_part);
             }
             first_part = false;
         }

@@ -54,7 +54,7 @@ impl Step<'_, '_> {
                     plane[row * 4 + word] = u32::from_ne_bytes(chunk);
                 }
             }
-            self.cta.tally.shared(matrix_wavefronts(addresses));
+            self.shared_traffic(matrix_wavefronts(addresses));
             if transpose {
                 plane = to_lanes(&transposed(&from_lanes(&plane)));
             }
@@ -83,7 +83,7 @@ impl Step<'_, '_> {
                 [plane[row], plane[row + 1], plane[row + 2], plane[row + 3]]
             });
             self.cta.shared.store(by, mask, &rows, 16, &values)?;
-            self.cta.tally.shared(matrix_wavefronts(&rows[i * 8..i * 8 + 8]));
+            self.shared_traffic(matrix_wavefronts(&rows[i * 8..i * 8 + 8]));
         }
         self.cta.progress = self.cta.clock;
         Ok(())

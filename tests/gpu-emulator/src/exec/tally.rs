@@ -1,9 +1,10 @@
 //! Counting: what a CTA did, in plain integers the hot loop can bump.
 
-use crate::launch::Counters;
+use crate::launch::{Counters, WideLoads};
 use crate::memory::banks::Wavefronts;
 use crate::memory::{GlobalMemory, Span};
 use crate::ptx::ir::{Op, Space};
+use std::collections::BTreeMap;
 
 /// Classes of instructions, in the order of [`NAMES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,8 @@ pub(crate) struct Tally {
     ideal_load_sectors: u64,
     shared_wavefronts: u64,
     shared_replays: u64,
+    replays: BTreeMap<(usize, u32), u64>,
+    wide_loads: WideLoads,
     local_bytes: u64,
     dependency_waits: u64,
     dependency_launches: u64,
@@ -142,6 +145,8 @@ impl Tally {
             ideal_load_sectors: 0,
             shared_wavefronts: 0,
             shared_replays: 0,
+            replays: BTreeMap::new(),
+            wide_loads: WideLoads::default(),
             local_bytes: 0,
             dependency_waits: 0,
             dependency_launches: 0,
@@ -208,24 +213,35 @@ impl Tally {
         self.sectors[slot as usize].stored += u64::from(sectors);
     }
 
-    /// A load request whose bytes would fit in `ideal` sectors.
+    /// A load request of `size` bytes a lane, and how it fell on sectors.
     #[inline]
-    pub(crate) fn load_request(&mut self, ideal: u32) {
-        self.load_requests += 1;
-        self.ideal_load_sectors += u64::from(ideal);
+    pub(crate) fn load_request(&mut self, size: u32, sectors: SectorCount) {
+        self.load_part(size, sectors, true);
     }
 
     /// A part of a load request that falls on several allocations.
-    pub(crate) fn load_part(&mut self, ideal: u32, first: bool) {
+    #[inline]
+    pub(crate) fn load_part(&mut self, size: u32, sectors: SectorCount, first: bool) {
         self.load_requests += u64::from(first);
-        self.ideal_load_sectors += u64::from(ideal);
+        self.ideal_load_sectors += u64::from(sectors.ideal);
+        if size == 16 {
+            self.wide_loads.add(&WideLoads {
+                requests: u64::from(first),
+                sectors: u64::from(sectors.touched),
+                ideal_sectors: u64::from(sectors.ideal),
+            });
+        }
     }
 
-    /// A shared-memory access.
+    /// A shared-memory access by the instruction `at`: a function and an index in its body.
     #[inline]
-    pub(crate) fn shared(&mut self, wavefronts: Wavefronts) {
+    pub(crate) fn shared(&mut self, at: (usize, u32), wavefronts: Wavefronts) {
         self.shared_wavefronts += u64::from(wavefronts.taken);
-        self.shared_replays += u64::from(wavefronts.taken - wavefronts.ideal);
+        let replays = u64::from(wavefronts.taken - wavefronts.ideal);
+        if replays > 0 {
+            self.shared_replays += replays;
+            *self.replays.entry(at).or_default() += replays;
+        }
     }
 
     /// A thread has this much local memory in use.
@@ -254,6 +270,8 @@ impl Tally {
             ideal_load_sectors: self.ideal_load_sectors,
             shared_wavefronts: self.shared_wavefronts,
             shared_replays: self.shared_replays,
+            replays: self.replays.clone(),
+            wide_loads: self.wide_loads,
             local_bytes: self.local_bytes,
             dependency_waits: self.dependency_waits,
             dependency_launches: self.dependency_launches,

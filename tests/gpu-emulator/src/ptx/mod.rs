@@ -9,6 +9,7 @@ mod compact;
 mod error;
 pub mod ir;
 mod lexer;
+pub mod loops;
 mod parser;
 
 pub use error::ParseError;
