@@ -23,6 +23,14 @@ pub(super) fn table(reply: &Reply, paint: Paint) -> String {
             tokens.draft, tokens.base, tokens.injected, tokens.wasted
         ),
     ));
+    if tokens.proposed + tokens.salvaged > 0 {
+        let salvaged = match tokens.salvaged {
+            0 => String::new(),
+            n => format!(", {n} of rejected steps written again at once"),
+        };
+        let (proposed, matched) = (tokens.proposed, tokens.matched);
+        rows.push(("proposed", format!("{proposed} tokens, {matched} agreed{salvaged}")));
+    }
     let phases = Phase::ALL.iter().filter(|p| reply.phase(**p).ms > 0.0);
     let phases: Vec<_> =
         phases.map(|p| format!("{} {}", p.name(), duration(reply.phase(*p).ms))).collect();
@@ -82,6 +90,10 @@ fn base_only(reply: &Reply) -> String {
             duration(ms),
             ms / reply.total_ms.max(1e-3)
         ),
+        None if reply.tokens.base > 0 => {
+            "cannot be estimated: the base wrote several tokens a pass; compare --policy base"
+                .into()
+        }
         None => "cannot be estimated: the base wrote nothing in this run".into(),
     }
 }
