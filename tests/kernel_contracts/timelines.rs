@@ -50,13 +50,14 @@ fn few_ctas_take_what_they_have_in_flight() {
 }
 
 #[test]
-fn a_boundary_costs_less_where_launches_begin_early_and_least_where_they_are_let_early() {
-    let small = |lets_begin_early| Work { ctas: 132, lets_begin_early, ..stream(2e7) };
-    let time = |gpu: &Gpu, early| end(gpu, &vec![small(early); 8]);
+fn a_boundary_costs_less_where_launches_begin_early() {
+    let small = Work { ctas: 132, ..stream(2e7) };
+    let time = |gpu: &Gpu| end(gpu, &vec![small.clone(); 8]);
     let plain = Gpu { programmatic: false, ..H100 };
-    let [ordinary, late, early] = [time(&plain, false), time(&H100, false), time(&H100, true)];
-    assert!(ordinary > late && late > early, "{ordinary} > {late} > {early}");
-    assert!(early > 8.0 * 2e7 / (H100.gb_per_s * 1e3));
+    let [ordinary, early] = [time(&plain), time(&H100)];
+    // What is in flight before the wait is a fifth of a launch's bytes.
+    assert!(ordinary > early + 7.0 * 0.5, "{ordinary} > {early}");
+    assert!(early > 8.0 * 2e7 / (H100.gb_per_s * 1e3), "{early}");
 }
 
 #[test]
