@@ -323,6 +323,22 @@ mod tests {
         assert!(text.contains("logged  160.6 s"), "{text}");
     }
 
+    fn modelled(costs: &Costs) -> Vec<Speedup> {
+        let speedups = costs.speedups().into_iter();
+        speedups.map(|(name, modelled)| Speedup { name, modelled, measured: None }).collect()
+    }
+
+    #[test]
+    fn what_was_measured_counts_before_what_the_model_says() {
+        let mut speedups = modelled(&public_runs::H100);
+        speedups[1].measured = Some(9.0);
+        let told = advice(&speedups, &public_runs::H100);
+        assert!(told.contains("fastest as measured: spec-decode (draft), 9.00 times"), "{told}");
+        speedups.iter_mut().for_each(|s| s.measured = Some(0.9));
+        let told = advice(&speedups, &public_runs::H100);
+        assert!(told.contains("should be off"), "{told}");
+    }
+
     #[test]
     fn a_pair_that_gains_nothing_is_told_so() {
         let slow = Costs {
@@ -332,9 +348,9 @@ mod tests {
             lookup_agreement: 0.0,
             ..public_runs::COSTS
         };
-        let told = advice(&slow.speedups(), &slow);
+        let told = advice(&modelled(&slow), &slow);
         assert!(told.contains("should be off"), "{told}");
         let fast = public_runs::H100;
-        assert!(advice(&fast.speedups(), &fast).contains("fastest by the model"));
+        assert!(advice(&modelled(&fast), &fast).contains("fastest by the model"));
     }
 }
