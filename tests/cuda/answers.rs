@@ -126,6 +126,25 @@ fn graphs_overlap_run_ahead_dependent_launch_and_architecture_change_no_token() 
 }
 
 #[test]
+fn four_requests_side_by_side_say_what_each_says_alone() {
+    if !kernels() {
+        return;
+    }
+    let questions = questions(4);
+    let cuda = CudaOptions { overlap: Overlap::Stream, ..options() };
+    let engine = engine(DeviceChoice::Cuda, cuda, None);
+    let alone = answers(&engine, &questions, PolicyKind::SpecReason);
+    let submit = |question: &String| {
+        let policy = PolicyKind::SpecReason;
+        engine.submit(Request { policy, ..Request::ask(question) }).expect("a place")
+    };
+    let all: Vec<_> = questions.iter().map(submit).collect();
+    for (events, alone) in all.into_iter().zip(alone) {
+        assert_eq!(events.reply().expect("a reply").ids, alone.ids);
+    }
+}
+
+#[test]
 fn smollm2_writes_the_same_first_tokens_as_on_the_cpu() {
     if !kernels() {
         return;
