@@ -68,6 +68,28 @@ def chat(client):
     assert short.usage.completion_tokens_details.draft_tokens == 0, short
 
 
+def continuation(client):
+    """An assistant's turn that is gone on with, whole and streamed."""
+    begun = [*MESSAGES, {"role": "assistant", "content": "<think>3 + 4"}]
+    going_on = {"add_generation_prompt": False, "continue_final_message": True}
+    common = {"model": "tiny-base", "messages": begun, "temperature": 0, "extra_body": going_on}
+    whole = client.chat.completions.create(**common, max_tokens=6)
+    pieces = client.chat.completions.create(**common, max_tokens=6, stream=True)
+    assert joined(pieces, "content") == whole.choices[0].message.content != "", whole
+
+
+def endpoints(client, url):
+    """What is beside the protocol, at the root."""
+    root = client.with_options(base_url=url)
+    ids = root.post("/tokenize", body={"prompt": "3 + 4"}, cast_to=object)["tokens"]
+    text = root.post("/detokenize", body={"tokens": ids}, cast_to=object)["prompt"]
+    assert text == "3 + 4", (ids, text)
+    prompt = root.post("/apply-template", body={"messages": MESSAGES}, cast_to=object)["prompt"]
+    assert QUESTION in prompt, prompt
+    assert "forerun" in root.get("/metrics", cast_to=str)
+    root.get("/health", cast_to=str)
+
+
 def completions(client):
     ask = client.completions.create
     common = {"model": "tiny-base", "prompt": "3 + 4 =", "max_tokens": 8, "temperature": 0}
@@ -77,6 +99,10 @@ def completions(client):
     assert streamed == whole.choices[0].text
     echoed = ask(**common, echo=True)
     assert echoed.choices[0].text == "3 + 4 =" + streamed, echoed
+    pieces = ask(**common, echo=True, stream=True)
+    assert "".join(c.choices[0].text for c in pieces if c.choices) == echoed.choices[0].text
+    on = ask(**{**common, "max_tokens": 200}, extra_body={"ignore_eos": True})
+    assert on.choices[0].finish_reason == "length" and on.usage.completion_tokens == 200, on
     many = ask(**{**common, "prompt": ["1 +", "2 +"]}, n=2)
     assert len(many.choices) == 4, many
 
@@ -107,7 +133,9 @@ def main():
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0)
         assert [m.id for m in client.models.list()] == ["tiny", "tiny-base", "tiny-draft"]
         chat(client)
+        continuation(client)
         completions(client)
+        endpoints(client, url)
         refusals(client)
         print("OpenAI's client: as expected")
         schemathesis(url, options.examples)
