@@ -325,7 +325,7 @@ impl Prepared {
             draft_ahead: self.draft_ahead,
             speculation,
             salvage,
-            gates: options.gates,
+            gates: settings.gates,
             hesitations: self.hesitations(options)?,
         });
         Ok(Submission {

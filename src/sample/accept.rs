@@ -110,43 +110,12 @@ pub fn residual(p: &Distribution<'_>, q: &Distribution<'_>) -> Option<Distributi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{BranchId, Role};
+    use crate::ids::Role;
     use crate::sample::Window;
-    use crate::sample::chi_square::{assert_law, assert_not_law};
+    use crate::sample::chi_square::{
+        WINDOWS, assert_law, assert_not_law, base, distribution, drafted, key,
+    };
     use proptest::prelude::*;
-
-    const WINDOWS: u32 = 100_000;
-
-    fn key(position: u32) -> Key {
-        Key { seed: 3, branch: BranchId(1), position, role: Role::Base, purpose: Purpose::Draw }
-    }
-
-    fn distribution(weights: &[f32]) -> Distribution<'static> {
-        let weights: Vec<_> = weights.iter().zip(0..).map(|(&w, id)| (TokenId(id), w)).collect();
-        Distribution::from_weights(&weights).unwrap()
-    }
-
-    /// `p_base` rows depend on the previous token, as a language model's do.
-    fn base(previous: usize) -> [f32; 5] {
-        [
-            [0.30, 0.25, 0.20, 0.15, 0.10],
-            [0.05, 0.50, 0.00, 0.25, 0.20],
-            [0.90, 0.02, 0.02, 0.03, 0.03],
-            [0.20, 0.20, 0.20, 0.20, 0.20],
-            [0.00, 0.10, 0.60, 0.30, 0.00],
-        ][previous]
-    }
-
-    /// A draft that overlaps the base model badly, with support the base lacks and the reverse.
-    fn drafted(previous: usize) -> [f32; 5] {
-        [
-            [0.10, 0.10, 0.50, 0.30, 0.00],
-            [0.40, 0.10, 0.30, 0.10, 0.10],
-            [0.20, 0.20, 0.20, 0.20, 0.20],
-            [0.00, 0.00, 0.00, 0.90, 0.10],
-            [0.25, 0.25, 0.25, 0.25, 0.00],
-        ][previous]
-    }
 
     type Rule = fn(TokenId, &Distribution<'_>, &Distribution<'_>, f32, f32) -> Option<TokenId>;
 

@@ -1,4 +1,44 @@
-//! Pearson's test against a closed-form law, for the tests of this module only.
+//! Pearson's test against a closed-form law, for the tests of this module only, and the two toy
+//! models whose windows are put to it.
+
+use super::{Distribution, Key, Purpose};
+use crate::ids::{BranchId, Role, TokenId};
+
+/// Windows drawn for one test.
+pub(super) const WINDOWS: u32 = 100_000;
+
+/// The random number of a place.
+pub(super) fn key(position: u32) -> Key {
+    Key { seed: 3, branch: BranchId(1), position, role: Role::Base, purpose: Purpose::Draw }
+}
+
+/// Of ids 0, 1, … by weight.
+pub(super) fn distribution(weights: &[f32]) -> Distribution<'static> {
+    let weights: Vec<_> = weights.iter().zip(0..).map(|(&w, id)| (TokenId(id), w)).collect();
+    Distribution::from_weights(&weights).unwrap()
+}
+
+/// What the base says after a token, as language models do.
+pub(super) fn base(previous: usize) -> [f32; 5] {
+    [
+        [0.30, 0.25, 0.20, 0.15, 0.10],
+        [0.05, 0.50, 0.00, 0.25, 0.20],
+        [0.90, 0.02, 0.02, 0.03, 0.03],
+        [0.20, 0.20, 0.20, 0.20, 0.20],
+        [0.00, 0.10, 0.60, 0.30, 0.00],
+    ][previous]
+}
+
+/// A draft that overlaps the base badly, with support the base lacks and the reverse.
+pub(super) fn drafted(previous: usize) -> [f32; 5] {
+    [
+        [0.10, 0.10, 0.50, 0.30, 0.00],
+        [0.40, 0.10, 0.30, 0.10, 0.10],
+        [0.20, 0.20, 0.20, 0.20, 0.20],
+        [0.00, 0.00, 0.00, 0.90, 0.10],
+        [0.25, 0.25, 0.25, 0.25, 0.00],
+    ][previous]
+}
 
 /// Smallest expected count of a cell; rarer outcomes are pooled into one.
 const EXPECTED_MIN: f64 = 5.0;
