@@ -76,7 +76,7 @@ impl Device for Idle {
     fn stage(&self, (): &(), batch: RaggedBatch) -> Result<RaggedBatch, DeviceError> {
         Ok(batch)
     }
-    fn embed(&self, (): &(), (): &(), _: &RaggedBatch, (): &mut ()) -> Done {
+    fn embed(&self, (): &(), (): &(), _: &RaggedBatch, (): &(), (): &mut ()) -> Done {
         Ok(())
     }
     fn qkv(
@@ -105,7 +105,15 @@ impl Device for Idle {
     ) -> Done {
         Ok(())
     }
-    fn project(&self, (): &(), _: &Linear<Self>, _: &RaggedBatch, (): &(), (): &mut ()) -> Done {
+    fn project(
+        &self,
+        (): &(),
+        _: &Linear<Self>,
+        _: &RaggedBatch,
+        (): &(),
+        (): &(),
+        (): &mut (),
+    ) -> Done {
         Ok(())
     }
     fn gate_up(

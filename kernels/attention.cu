@@ -20,7 +20,9 @@
 //
 // Shared memory (4 tiles of 64 rows, 64 rows of queries; 80 KiB at D = 128): two stages of a K and
 // a V tile, filled by cp.async up to two tiles ahead. Rows beyond the item's keys are zeros: what a
-// recycled page holds there (NaN) never meets an mma. Registers at D = 128: 244 of 255, no spills.
+// recycled page holds there (NaN) never meets an mma.
+// Items of one split leave their states in memory, and of the CTAs that have a split of a row the
+// last to arrive folds it. Counters are zero when a launch begins and when it has ended.
 // Bytes: 4 D a key, KV head and item from the pool, the floor as long as the rows of a group fit
 // one item (64 queries); 2 D read and written a query, 4 (D + 2) more where a state is left.
 #include <cstddef>
@@ -39,7 +41,9 @@ constexpr int kBlockKeys = 32;  // of a softmax block
 constexpr int kTilesPerSplit = kSplitKeys / kTileKeys;
 constexpr int kTileQueries = 16;
 constexpr int kChunk = 8;  // bf16 in 16 bytes, the unit of copies
-constexpr unsigned kOnes = 0x3f803f80;  // two bf16 ones
+constexpr int kFoldColumns = 4;
+// Splits that are loaded together: a row has too few threads to wait for one after another.
+constexpr int kTogether = 8;
 
 struct AttentionParams {
   Batch batch;
@@ -48,6 +52,7 @@ struct AttentionParams {
   char* out;               // bf16 [T, H, D]
   float* partial_values;   // [partials, H, D]
   float2* partial_sums;    // [partials, H]: max, sum
+  int* arrivals;           // [T, H / G groups]: splits of the row that have been left
   long long page_bytes;    // from page to page
   long long layer_bytes;   // from a page to the K plane of KV head 0 of this layer
   long long plane_bytes;   // from KV head to KV head
@@ -370,7 +375,7 @@ struct Warp {
       w[k][1] = round_to_pair(s[2 * k][2], s[2 * k][3]);
       w[k][2] = round_to_pair(s[2 * k + 1][0], s[2 * k + 1][1]);
       w[k][3] = round_to_pair(s[2 * k + 1][2], s[2 * k + 1][3]);
-      mma_bf16(sum, w[k][0], w[k][1], w[k][2], w[k][3], kOnes, kOnes);
+      mma_bf16(sum, w[k][0], w[k][1], w[k][2], w[k][3], kPairOnes, kPairOnes);
     }
     const int lane = threadIdx.x % 32;
     const unsigned first = tile + Shared::chunk(lane, part * kColumns);
@@ -441,6 +446,76 @@ struct Warp {
   }
 };
 
+// Folds four columns of a row whose first state is `partial`. What other CTAs have left is read
+// from the L2: this SM's L1 may hold what was there before.
+__device__ __forceinline__ void fold_columns(const AttentionParams& p, int row, int partial,
+                                             int splits, int column) {
+  const int head = column / p.head_dim;
+  const long long width = static_cast<long long>(p.heads) * p.head_dim;
+  const float* values = p.partial_values + partial * width + column;
+  const float2* sums = p.partial_sums + static_cast<long long>(partial) * p.heads + head;
+  float4 total = make_float4(0, 0, 0, 0);
+  float2 state = make_float2(kMasked, 0);
+  for (int first = 0; first < splits; first += kTogether) {
+    float4 more[kTogether];
+    float2 next[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i >= splits) break;
+      more[i] = __ldcg(reinterpret_cast<const float4*>(values + (first + i) * width));
+      next[i] = __ldcg(sums + (first + i) * static_cast<long long>(p.heads));
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i >= splits) break;
+      const Fold both(state.x, next[i].x, p.scale);
+      state = make_float2(both.max, both(state.y, next[i].y));
+      total = make_float4(both(total.x, more[i].x), both(total.y, more[i].y),
+                          both(total.z, more[i].z), both(total.w, more[i].w));
+    }
+  }
+  const float inverse = normaliser(state.y);
+  *reinterpret_cast<uint2*>(p.out + 2 * (row * width + column)) =
+      make_uint2(normalised(total.x, total.y, inverse), normalised(total.z, total.w, inverse));
+}
+
+// Counts the states that this CTA has left, and folds the rows of which they were the last.
+__device__ __forceinline__ void fold_rows(const AttentionParams& p, int item) {
+  __shared__ int splits_of[kWarps * kTileQueries];  // of the rows to fold; 0: somebody else's
+  const AttentionWork work = p.batch.work[item];
+  const Group group = p.batch.groups[work.group];
+  const int first_row = group.row_begin + work.first_row;
+  // Of an item's rows the last sees most: if that has one split they all have.
+  if (p.batch.row_partials[first_row + work.rows - 1] < 0) return;
+  __threadfence();
+  __syncthreads();
+  const int i = threadIdx.x;
+  if (i < work.rows) {
+    splits_of[i] = 0;
+    if (p.batch.row_partials[first_row + i] >= 0) {
+      const int visible = visible_keys(p.batch, group, work.first_row + i);
+      const int splits = (visible + kSplitKeys - 1) / kSplitKeys;
+      int* arrived = p.arrivals + (first_row + i) * p.kv_heads + blockIdx.y;
+      if (atomicAdd(arrived, 1) == splits - 1) {
+        *arrived = 0;
+        splits_of[i] = splits;
+      }
+    }
+  }
+  __syncthreads();
+  __threadfence();
+  const int columns = p.heads / p.kv_heads * p.head_dim;
+#pragma unroll 1
+  for (int r = 0; r < work.rows; ++r) {
+    if (splits_of[r] == 0) continue;
+    const int row = first_row + r, partial = p.batch.row_partials[row];
+#pragma unroll 1
+    for (int c = threadIdx.x * kFoldColumns; c < columns; c += kThreads * kFoldColumns) {
+      fold_columns(p, row, partial, splits_of[r], blockIdx.y * columns + c);
+    }
+  }
+}
+
 template <int kDim, int kParts>
 __device__ __forceinline__ void attend(const AttentionParams& p, int item, int tiles,
                                        int warps, unsigned shared) {
@@ -480,6 +555,7 @@ __device__ __forceinline__ void attend(const AttentionParams& p, int item, int t
     warp.fold(p.scale);
   }
   warp.store(p, item);
+  fold_rows(p, item);
 }
 
 template <int kDim>
@@ -514,6 +590,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_attention
     offsetof(AttentionParams, out),
     offsetof(AttentionParams, partial_values),
     offsetof(AttentionParams, partial_sums),
+    offsetof(AttentionParams, arrivals),
     offsetof(AttentionParams, page_bytes),
     offsetof(AttentionParams, layer_bytes),
     offsetof(AttentionParams, plane_bytes),

@@ -1,13 +1,15 @@
 // hidden[t, k] = bf16(E[tokens[t], k]): the embedding rows of a batch. A row without a token in the
 // batch takes the one that feed.cu left for it.
 //
-// E [V, C] packed (common/weights.cuh) in any format; hidden [T, C] bf16. A quantised element is
+// E [V, C] packed (common/weights.cuh) in any format; hidden [T, C] bf16, and what the first norm
+// needs of it (common/prepared.cuh). A quantised element is
 // decoded in f32 in the order of its definition (scale * quant, then minus the minimum, each
 // rounded) and rounded once more to bf16.
 // Grid: T; 128 threads, each with the eight columns that one lane of an mma would have of a row.
-// Bound: memory, T C (weight bytes + 2); pieces of a packed row are 16 bytes (bf16) or 8 and less.
+// Bound: memory, T C (weight bytes + 4); pieces of a packed row are 16 bytes (bf16) or 8 and less.
 #include "common/batch.cuh"
 #include "common/dependent.cuh"
+#include "common/prepared.cuh"
 #include "common/weights.cuh"
 
 namespace forerun {
@@ -19,6 +21,7 @@ struct EmbedParams {
   Matrix table;
   const int* fed;  // [T] tokens of the rows that have -1 in the batch
   bf16* hidden;
+  Preparation next;
 };
 
 // Two groups of four elements with what they are multiplied by and lessened by.
@@ -69,16 +72,22 @@ __device__ inline Piece load_piece(const Matrix& table, int row, int step, int q
   }
 }
 
+// Stores four hidden states, `count` of them inside the row, and tells what they are now, zeros
+// beyond the row's end.
 __device__ inline void store_four(bf16* out, int count, unsigned first, unsigned second,
-                                  float scale, float minimum) {
+                                  float scale, float minimum, float (&now)[4]) {
   const float values[4] = {low_of_pair(first), high_of_pair(first), low_of_pair(second),
                            high_of_pair(second)};
   float y[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) y[i] = __fsub_rn(__fmul_rn(scale, values[i]), minimum);
+  const uint2 pairs = make_uint2(round_to_pair(y[0], y[1]), round_to_pair(y[2], y[3]));
+  const float rounded[4] = {low_of_pair(pairs.x), high_of_pair(pairs.x), low_of_pair(pairs.y),
+                            high_of_pair(pairs.y)};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) now[i] = i < count ? rounded[i] : 0.0f;
   if (count >= 4 && reinterpret_cast<size_t>(out) % 8 == 0) {
-    *reinterpret_cast<uint2*>(out) =
-        make_uint2(round_to_pair(y[0], y[1]), round_to_pair(y[2], y[3]));
+    *reinterpret_cast<uint2*>(out) = pairs;
     return;
   }
 #pragma unroll
@@ -97,13 +106,21 @@ __device__ inline void embed(const EmbedParams& p) {
   const int token = staged < 0 ? p.fed[row] : staged, columns = p.table.columns;
   bf16* out = p.hidden + static_cast<size_t>(row) * columns;
   const int pieces = ceil_div(columns, kStepColumns) * 4;
-  for (int i = threadIdx.x; i < pieces; i += kEmbedThreads) {
+  // Whole warps go round: four lanes have the squares of 16 columns together.
+  for (int warp_first = threadIdx.x / 32 * 32; warp_first < pieces; warp_first += kEmbedThreads) {
+    const int i = warp_first + threadIdx.x % 32;
+    const bool exists = i < pieces;
     const int step = i / 4, quarter = i % 4, first = step * kStepColumns + quarter * 4;
-    const Piece piece = load_piece(p.table, token, step, quarter);
-    store_four(out + first, columns - first, piece.quants.x, piece.quants.y, piece.scale[0],
-               piece.minimum);
-    store_four(out + first + 16, columns - first - 16, piece.quants.z, piece.quants.w,
-               piece.scale[1], piece.minimum);
+    float low[4] = {}, high[4] = {};
+    if (exists) {
+      const Piece piece = load_piece(p.table, token, step, quarter);
+      store_four(out + first, columns - first, piece.quants.x, piece.quants.y, piece.scale[0],
+                 piece.minimum, low);
+      store_four(out + first + 16, columns - first - 16, piece.quants.z, piece.quants.w,
+                 piece.scale[1], piece.minimum, high);
+    }
+    leave_prepared(p.next, exists, row, first, columns, low);
+    leave_prepared(p.next, exists, row, first + 16, columns, high);
   }
 }
 
@@ -118,6 +135,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_embed_lay
     offsetof(EmbedParams, table),
     offsetof(EmbedParams, fed),
     offsetof(EmbedParams, hidden),
+    offsetof(EmbedParams, next),
 };
 
 extern "C" __global__ void __launch_bounds__(128)

@@ -1,10 +1,12 @@
 // act[t, f] = silu(gate) * up, gate = Wg x, up = Wu x, x = rms_norm(hidden[t]) * g.
 //
-// hidden [T, C] bf16; g [C] f32; W [2 F', C] packed (common/weights.cuh), F' = F up to a multiple of
-// 8; act [T, F] bf16. silu(y) = y / (1 + exp(-y)). A panel of W is eight rows of Wg, then the same
-// rows of Wu, so that both factors of a product are in one warp: a lane has four of one, its
-// partner's four come by one shuffle, and silu and product happen before anything is stored.
-// Grid: x = ceil(T / tokens of the tile), y = ceil(2 F' / features of the tile); 256 threads.
+// rows: x before its root, and its squares (common/prepared.cuh); W [2 F', C] packed
+// (common/weights.cuh), F' = F up to a multiple of 8; act [T, F] bf16. silu(y) = y / (1 + exp(-y)).
+// A panel of W is eight rows of Wg, then the same rows of Wu, so that both factors of a product are
+// in one warp: a lane has four of one, its partner's four come by one shuffle, and silu and product
+// happen before anything is stored.
+// Grid: x = ceil(T / tokens of the tile), y = ceil(2 F' / features of the tile), z: CTAs that share
+// the slices of K, 1 but for _n64; 256 threads.
 // Entries forerun_gate_up_n8, _n16, _n32, _n64 differ in tokens a tile only and give the same bits:
 // common/linear.cuh has the order of summation, and the shared memory.
 // Bound: memory, the bytes of W and 2 T (C + F). Error: one bf16 rounding of each x g.
@@ -15,9 +17,9 @@ namespace forerun {
 struct GateUpParams {
   Batch batch;
   Matrix pairs;
-  const float* norm;
-  const bf16* hidden;
+  PreparedRows rows;
   bf16* act;
+  SplitSums split;
   float eps;
   int features;  // F
 };
@@ -29,11 +31,10 @@ __device__ inline void gate_up(const GateUpParams& p) {
   using T = NarrowTile<kTokenTiles>;
   const int first_row = blockIdx.x * T::kTokens;
   const int first_panel = blockIdx.y * T::kPanels;
-  const int tokens = multiply_tile<T, true>(
-      Activations{p.hidden, p.norm, p.pairs.columns}, ConsecutiveRows{first_row},
-      [&] { return p.batch.counts[kRows] - first_row; },
-      panel_of(p.pairs, first_panel + threadIdx.x / 32 / T::kSliceWarps),
-      p.pairs.format == kQ4_K, p.eps);
+  const int tokens = multiply_tile<T>(
+      Activations::normed(p.rows, p.pairs.columns, p.eps), ConsecutiveRows{first_row},
+      [&] { return p.batch.counts[kRows] - first_row; }, panels_of<T>(p.pairs, first_panel),
+      p.split);
   if (tokens == 0) return;
   for_each_panel_tile<T>([&](int panel, int token_tile) {
     Quad quad = combine<T>(panel, token_tile);
@@ -69,9 +70,9 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_gate_up_l
     sizeof(GateUpParams),
     offsetof(GateUpParams, batch),
     offsetof(GateUpParams, pairs),
-    offsetof(GateUpParams, norm),
-    offsetof(GateUpParams, hidden),
+    offsetof(GateUpParams, rows),
     offsetof(GateUpParams, act),
+    offsetof(GateUpParams, split),
     offsetof(GateUpParams, eps),
     offsetof(GateUpParams, features),
 };
@@ -93,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forerun_gate_up_n32(const __grid_constant__ GateUpParams p) {
   forerun::gate_up<4>(p);
 }
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(256, 1)
     forerun_gate_up_n64(const __grid_constant__ GateUpParams p) {
   forerun::gate_up<8>(p);
 }

@@ -2,8 +2,8 @@
 // heads only; and per head what was asked for: the arg max, the log-probability of an id, or the
 // row of logits.
 //
-// hidden [T, C] bf16; g [C] f32; W [V, C] packed (common/weights.cuh). Only heads of kind Full
-// store logits, f32 [full rows, V]. forerun_head reduces the 256 logits of its CTA to a
+// rows: x before its root, and its squares (common/prepared.cuh); W [V, C] packed
+// (common/weights.cuh). Only heads of kind Full store logits, f32 [full rows, V]. forerun_head reduces the 256 logits of its CTA to a
 // LogitSummary, forerun_head_finish merges a head's summaries and writes its HeadResult. Several
 // heads may name one row.
 // Workspace: summaries [heads][ceil(V / 256)] of 16 bytes; targets [heads] f32, the logit that a
@@ -27,8 +27,7 @@ static_assert(WideTile<8>::kPanels * kPanelRows * kHeadGroups == kHeadFeatures, 
 struct HeadParams {
   Batch batch;
   Matrix weights;
-  const float* norm;
-  const bf16* hidden;
+  PreparedRows rows;
   float* logits;
   LogitSummary* summaries;
   float* targets;
@@ -132,12 +131,12 @@ __device__ inline void head(const HeadParams& p) {
   for (int group = 0; group < kHeadGroups; ++group) {
     const int first_panel = (blockIdx.y * kHeadGroups + group) * T::kPanels;
     if (first_panel >= p.weights.panels()) break;
-    tokens = multiply_tile<T, true>(
-        Activations{p.hidden, p.norm, p.weights.columns},
-        HeadRows{p.batch.vocab_heads + first_head},
+    Activations in = Activations::normed(p.rows, p.weights.columns, p.eps);
+    if (group > 0) in.squares = nullptr;  // Its scales are there already.
+    tokens = multiply_tile<T>(
+        in, HeadRows{p.batch.vocab_heads + first_head},
         [&] { return p.batch.counts[kVocabHeads] - first_head; },
-        panel_of(p.weights, first_panel + threadIdx.x / 32 / T::kSliceWarps),
-        p.weights.format == kQ4_K, p.eps);
+        panels_of<T>(p.weights, first_panel), SplitSums{});
     if (tokens == 0) return;
     take_group<T>(p, first_head, tokens, first_panel, running);
   }
@@ -190,8 +189,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_head_layo
     sizeof(HeadParams),
     offsetof(HeadParams, batch),
     offsetof(HeadParams, weights),
-    offsetof(HeadParams, norm),
-    offsetof(HeadParams, hidden),
+    offsetof(HeadParams, rows),
     offsetof(HeadParams, logits),
     offsetof(HeadParams, summaries),
     offsetof(HeadParams, targets),

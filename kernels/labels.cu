@@ -1,8 +1,8 @@
 // probabilities over a few labels of one row: p[i] = exp(l_i - max) / sum, l_i = W[label_i, :] x,
 // x = rms_norm(hidden[row]) * g. Ten rows of W for a score, not the vocabulary.
 //
-// hidden [T, C] bf16; g [C] f32; W [V, C] packed (common/weights.cuh). The labels' rows are
-// gathered from their panels and multiplied in the head's order of summation, so l_i has the bits
+// rows: x before its root, and its squares (common/prepared.cuh); W [V, C] packed
+// (common/weights.cuh). The labels' rows are gathered from their panels and multiplied in the head's order of summation, so l_i has the bits
 // that the whole head would give.
 // Grid: label heads; 256 threads; 16 labels a pass over x, at most two passes.
 // Shared memory and order of summation: common/linear.cuh, the tile of 8 tokens of which one is
@@ -16,8 +16,7 @@ struct LabelsParams {
   Batch batch;
   Results results;
   Matrix weights;
-  const float* norm;
-  const bf16* hidden;
+  PreparedRows rows;
   float eps;
   int reserved;
 };
@@ -66,10 +65,11 @@ __device__ inline void labels(const LabelsParams& p) {
     // Lanes without a label of their own multiply the last one again; nobody reads it.
     const int low = min_of(first + lane / 4, head.labels - 1);
     const int high = min_of(first + lane / 4 + 8, head.labels - 1);
-    const WarpWeights<GatheredRows> weights = {GatheredRows(p.weights, ids[low], ids[high]),
-                                               p.weights.format, true};
-    multiply_tile<T, true>(Activations{p.hidden, p.norm, p.weights.columns}, OneRow{head.row},
-                           [] { return 1; }, weights, p.weights.format == kQ4_K, p.eps);
+    const WarpWeights<T, GatheredRows> weights = {{GatheredRows(p.weights, ids[low], ids[high])},
+                                                  p.weights.format, true};
+    Activations in = Activations::normed(p.rows, p.weights.columns, p.eps);
+    if (first > 0) in.squares = nullptr;  // Its scale is there already.
+    multiply_tile<T>(in, OneRow{head.row}, [] { return 1; }, weights, SplitSums{});
     if (threadIdx.x >= 32) continue;
     Quad quad = combine<T>(0, 0);
     if (quad.token != 0) continue;
@@ -92,8 +92,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_labels_la
     offsetof(LabelsParams, batch),
     offsetof(LabelsParams, results),
     offsetof(LabelsParams, weights),
-    offsetof(LabelsParams, norm),
-    offsetof(LabelsParams, hidden),
+    offsetof(LabelsParams, rows),
     offsetof(LabelsParams, eps),
     offsetof(LabelsParams, reserved),
 };

@@ -1,11 +1,13 @@
 // hidden[t, n] += sum_k W[n, k] x[t, k] + b[n]: output projection of attention, down projection.
 //
 // x [T, K] bf16; W [N, K] packed (common/weights.cuh); b [N] f32 or none; hidden [T, N] bf16, read,
-// added to in f32 and rounded once. x and hidden do not overlap.
-// Grid: x = ceil(T / tokens of the tile), y = ceil(N / features of the tile); 256 threads.
+// added to in f32 and rounded once. x and hidden do not overlap. Where a norm comes next, what it
+// needs of the new rows is left beside them (common/prepared.cuh).
+// Grid: x = ceil(T / tokens of the tile), y = ceil(N / features of the tile), z: CTAs that share the
+// slices of K, 1 but for _n64; 256 threads.
 // Entries forerun_project_n8, _n16, _n32, _n64 differ in tokens a tile only and give the same bits:
 // common/linear.cuh has the order of summation, and the shared memory.
-// Bound: memory, the bytes of W and T (2 K + 4 N); no other traffic but x once a CTA, from L2.
+// Bound: memory, the bytes of W and T (2 K + 6 N); no other traffic but x once a CTA, from L2.
 #include "common/linear.cuh"
 
 namespace forerun {
@@ -16,10 +18,13 @@ struct ProjectParams {
   const float* bias;  // or null
   const bf16* x;
   bf16* hidden;
+  Preparation next;
+  SplitSums split;
 };
 
+// Adds four sums to a row; `now` is what the row has then, zeros beyond its end.
 __device__ inline void add_to_hidden(const ProjectParams& p, const Quad& quad, int row,
-                                     int feature) {
+                                     int feature, float (&now)[4]) {
   const int features = p.weights.rows;
   bf16* out = p.hidden + static_cast<size_t>(row) * features + feature;
   float y[4];
@@ -30,16 +35,21 @@ __device__ inline void add_to_hidden(const ProjectParams& p, const Quad& quad, i
   }
   if (features % 4 == 0) {
     const uint2 old = *reinterpret_cast<const uint2*>(out);
-    *reinterpret_cast<uint2*>(out) =
-        make_uint2(round_to_pair(__fadd_rn(low_of_pair(old.x), y[0]),
-                                 __fadd_rn(high_of_pair(old.x), y[1])),
-                   round_to_pair(__fadd_rn(low_of_pair(old.y), y[2]),
-                                 __fadd_rn(high_of_pair(old.y), y[3])));
+    const uint2 sum = make_uint2(round_to_pair(__fadd_rn(low_of_pair(old.x), y[0]),
+                                               __fadd_rn(high_of_pair(old.x), y[1])),
+                                 round_to_pair(__fadd_rn(low_of_pair(old.y), y[2]),
+                                               __fadd_rn(high_of_pair(old.y), y[3])));
+    *reinterpret_cast<uint2*>(out) = sum;
+    now[0] = low_of_pair(sum.x), now[1] = high_of_pair(sum.x);
+    now[2] = low_of_pair(sum.y), now[3] = high_of_pair(sum.y);
     return;
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (feature + i < features) out[i] = round_to_bf16(__fadd_rn(float_of_bf16(out[i]), y[i]));
+    if (feature + i >= features) continue;
+    const bf16 sum = round_to_bf16(__fadd_rn(float_of_bf16(out[i]), y[i]));
+    out[i] = sum;
+    now[i] = float_of_bf16(sum);
   }
 }
 
@@ -48,17 +58,20 @@ __device__ inline void project(const ProjectParams& p) {
   using T = NarrowTile<kTokenTiles>;
   const int first_row = blockIdx.x * T::kTokens;
   const int first_panel = blockIdx.y * T::kPanels;
-  const int tokens = multiply_tile<T, false>(
-      Activations{p.x, nullptr, p.weights.columns}, ConsecutiveRows{first_row},
-      [&] { return p.batch.counts[kRows] - first_row; },
-      panel_of(p.weights, first_panel + threadIdx.x / 32 / T::kSliceWarps),
-      p.weights.format == kQ4_K, 0.0f);
+  const int tokens = multiply_tile<T>(
+      Activations::plain(p.x, p.weights.columns), ConsecutiveRows{first_row},
+      [&] { return p.batch.counts[kRows] - first_row; }, panels_of<T>(p.weights, first_panel),
+      p.split);
   if (tokens == 0) return;
   for_each_panel_tile<T>([&](int panel, int token_tile) {
     const Quad quad = combine<T>(panel, token_tile);
     const int feature = (first_panel + panel) * kPanelRows + quad.feature;
-    if (quad.token < tokens && feature < p.weights.rows) {
-      add_to_hidden(p, quad, first_row + quad.token, feature);
+    const int row = first_row + quad.token;
+    const bool exists = quad.token < tokens && feature < p.weights.rows;
+    float now[4] = {};
+    if (exists) add_to_hidden(p, quad, row, feature, now);
+    if (p.next.norm != nullptr) {
+      leave_prepared(p.next, exists, row, feature, p.weights.rows, now);
     }
   });
 }
@@ -75,6 +88,8 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_project_l
     offsetof(ProjectParams, bias),
     offsetof(ProjectParams, x),
     offsetof(ProjectParams, hidden),
+    offsetof(ProjectParams, next),
+    offsetof(ProjectParams, split),
 };
 // Dynamic shared memory of each entry, for the same test.
 extern "C" __device__ __attribute__((used)) const unsigned int forerun_project_shared_bytes[] = {
@@ -94,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forerun_project_n32(const __grid_constant__ ProjectParams p) {
   forerun::project<4>(p);
 }
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(256, 1)
     forerun_project_n64(const __grid_constant__ ProjectParams p) {
   forerun::project<8>(p);
 }

@@ -2,7 +2,8 @@
 // launches before attention where the model has a norm per head of q and k, or heads that qkv.cu
 // cannot rotate. rope_append.cu is the second.
 //
-// hidden [T, C] bf16; g [C] f32; W* [N*, C] packed (common/weights.cuh); b* [N*] f32 or none;
+// rows: x before its root, and its squares (common/prepared.cuh); W* [N*, C] packed
+// (common/weights.cuh); b* [N*] f32 or none;
 // y [T, Nq + Nk + Nv] f32, so that values are rounded to bf16 once, by rope_append.cu.
 // Grid, threads, entries and order of summation as in qkv.cu; the sizes may be any.
 // Bound: memory, the bytes of W and T (2 C + 4 N). Error: one bf16 rounding of each x g.
@@ -63,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forerun_qkv_sums_n32(const __grid_constant__ QkvSumsParams p) {
   forerun::qkv_sums<4>(p);
 }
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(256, 1)
     forerun_qkv_sums_n64(const __grid_constant__ QkvSumsParams p) {
   forerun::qkv_sums<8>(p);
 }

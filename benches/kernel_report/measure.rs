@@ -363,7 +363,8 @@ fn fill(gpu: &Gpu, shape: &Shape, rows: &mut Rows, rope: &<CudaDevice as Device>
     let device = &gpu.device;
     for start in (0..CONTEXT).step_by(FILL_ROWS) {
         let batch = device.stage(stream, branch(start, FILL_ROWS)).expect("a batch");
-        device.embed(stream, &table.linear.matrix, &batch, hidden).expect("embed");
+        let norm = &weights.norm;
+        device.embed(stream, &table.linear.matrix, &batch, norm, hidden).expect("embed");
         device.qkv(stream, &narrow, 0, &weights, rope, &batch, hidden, q, pool).expect("qkv");
         finish(gpu, stream);
     }
@@ -408,7 +409,8 @@ impl LayerPass<'_> {
         let (device, shape) = (&self.gpu.device, self.shape);
         let batch = device.stage(&rows.stream, self.pass.batch()).expect("a batch");
         let Rows { stream, hidden, .. } = rows;
-        device.embed(stream, &table.linear.matrix, &batch, hidden).expect("embed");
+        let norms = [&layer.qkv.norm, &layer.gate_up.norm];
+        device.embed(stream, &table.linear.matrix, &batch, norms[0], hidden).expect("embed");
         let embedded = self.take(Op::Embed, None, [0, 0], rows);
         let mut all = vec![embedded];
         for op in LAYER {
@@ -423,11 +425,17 @@ impl LayerPass<'_> {
                     device.attention(stream, shape, 0, &batch, q, pool, mixed),
                     [0, self.kv_bytes()],
                 ),
-                Op::Out => (device.project(stream, &layer.out, &batch, mixed, hidden), [out, 0]),
+                Op::Out => {
+                    let done = device.project(stream, &layer.out, &batch, mixed, norms[1], hidden);
+                    (done, [out, 0])
+                }
                 Op::GateUp => {
                     (device.gate_up(stream, shape, &layer.gate_up, &batch, hidden, act), [pairs, 0])
                 }
-                _ => (device.project(stream, &layer.down, &batch, act, hidden), [down, 0]),
+                _ => {
+                    let done = device.project(stream, &layer.down, &batch, act, norms[0], hidden);
+                    (done, [down, 0])
+                }
             };
             done.unwrap_or_else(|e| panic!("{}: {e}", op.name()));
             let place = [Op::Qkv, Op::Out, Op::GateUp, Op::Down].iter().position(|o| *o == op);
@@ -446,7 +454,7 @@ impl LayerPass<'_> {
         let device = &self.gpu.device;
         let batch = device.stage(&rows.stream, self.pass.batch()).expect("a batch");
         let Rows { stream, hidden, .. } = rows;
-        device.embed(stream, &table.linear.matrix, &batch, hidden).expect("embed");
+        device.embed(stream, &table.linear.matrix, &batch, norm, hidden).expect("embed");
         self.take(Op::Embed, None, [0, 0], rows);
         let Rows { stream, hidden, logits, .. } = rows;
         let weights = HeadWeights { norm, matrix: &head.linear.matrix };

@@ -1,11 +1,11 @@
-// What attention.cu and attention_combine.cu must agree on, to the last bit.
+// How the keys of a row are cut and put together again, to the last bit.
 //
 // The keys of a row form one sequence (prefix keys, then the visible own keys, no gaps). It is cut
 // into splits of kSplitKeys; each split gives a state (max, sum, values[D]), and the states of a
-// row are folded in split order. A work item of one split leaves its state in memory and the
-// combine kernel folds; an item that covers all splits folds in registers. Both call the functions
-// below on the same f32 in the same order, so the bits do not depend on who folds. A row with one
-// split is never folded: its state goes straight to `normalised`.
+// row are folded in split order. A work item of one split leaves its state in memory, and the last
+// to do so folds; an item that covers all splits folds in registers. Both call the functions below
+// on the same f32 in the same order, so the bits do not depend on who folds. A row with one split
+// is never folded: its state goes straight to `normalised`.
 #pragma once
 
 #include "common/batch.cuh"

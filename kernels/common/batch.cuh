@@ -69,7 +69,6 @@ struct Batch {
   const int* positions;          // [T] rotary positions
   const int* slots;              // [T] page * P + slot in the page: where the row's K and V go
   const Group* groups;
-  const int* row_groups;         // [T] index of the row's group
   const int* pages;              // page tables, one after another
   const unsigned long long* masks;
   const AttentionWork* work;

@@ -6,16 +6,15 @@
 //
 // Order of summation, the same for every tile size, so that the bits of a token's row depend on
 // nothing but that row and W:
-//   K is cut into 8 slices of whole units, [i U / 8, (i + 1) U / 8) for U units;
+//   K is cut into 8 slices of whole units (for K-quants of whole blocks),
+//   [i U / 8, (i + 1) U / 8) for U of them;
 //   a slice is summed by one warp, mma after mma in the order of K (for quantised weights: each
 //   group's mmas from zero, then sum = fma(scale, group, sum), then the minimum);
 //   halves h0 = ((0 + s0) + s1 + s2) + s3 and h1 = ((0 + s4) + s5 + s6) + s7; the sum is h0 + h1.
 // Small token tiles give each slice its own warp; large ones give a warp four slices one after
-// another and share the staged tokens among four panels.
-//
-// With an RMS norm, bf16(x g) is staged and the epilogue multiplies the finished sums by
-// 1 / sqrt(mean(x^2) + eps). Staging x g rather than x g / rms costs the same single rounding and
-// lets the first weights be used before the row's norm is known.
+// another and share the staged tokens among more panels. The largest may split K as well: each CTA
+// along z takes some of the slices and leaves the sums of each in memory, and the last to arrive
+// adds all of them as if it had multiplied them itself.
 #pragma once
 
 #include "common/dependent.cuh"
@@ -23,11 +22,12 @@
 
 namespace forerun {
 
-// sum += (scaled) A B for one step and eight tokens.
+// sum += (scaled) A B for one step and eight tokens. `of_step`: per token the sum of its columns,
+// for the minimums.
 template <class Unit>
 __device__ inline void multiply_step(float (&sum)[4], const Fragments& a, const uint4 b,
                                      const RowScales& first, const RowScales& second,
-                                     const RowScales& minimum, float2 step_sums) {
+                                     const RowScales& minimum, const float (&of_step)[4]) {
   if constexpr (Unit::kGroupsPerStep == 0) {
     mma_bf16(sum, a.low.x, a.high.x, a.low.y, a.high.y, b.x, b.y);
     mma_bf16(sum, a.low.z, a.high.z, a.low.w, a.high.w, b.z, b.w);
@@ -49,38 +49,85 @@ __device__ inline void multiply_step(float (&sum)[4], const Fragments& a, const 
   sum[2] = __fmaf_rn(second.high, group[2], sum[2]);
   sum[3] = __fmaf_rn(second.high, group[3], sum[3]);
   if constexpr (Unit::kMinimums) {
-    sum[0] = __fmaf_rn(-minimum.low, step_sums.x, sum[0]);
-    sum[1] = __fmaf_rn(-minimum.low, step_sums.y, sum[1]);
-    sum[2] = __fmaf_rn(-minimum.high, step_sums.x, sum[2]);
-    sum[3] = __fmaf_rn(-minimum.high, step_sums.y, sum[3]);
+    sum[0] = __fmaf_rn(-minimum.low, of_step[0], sum[0]);
+    sum[1] = __fmaf_rn(-minimum.low, of_step[1], sum[1]);
+    sum[2] = __fmaf_rn(-minimum.high, of_step[0], sum[2]);
+    sum[3] = __fmaf_rn(-minimum.high, of_step[1], sum[3]);
   }
 }
 
-// One step of a panel, `in_unit` of its unit, and all tokens of the tile.
-template <class Unit, class T, class Held>
-__device__ inline void multiply_tokens(float (&sums)[T::kTokenTiles][4], const Held& held,
-                                       int in_unit, int slot, const uint4* b,
-                                       const float2* step_sums, int tokens) {
-  const Fragments a = Unit::fragments(held, in_unit, slot);
-  const RowScales first = Unit::scale(held, in_unit, 0), second = Unit::scale(held, in_unit, 1);
-  const RowScales minimum = Unit::minimum(held, in_unit);
+// A panel's step, ready to multiply.
+struct PanelStep {
+  Fragments a;
+  RowScales first, second, minimum;
+};
+
+// One step of a warp's panels, `in_unit` of its unit, and all tokens of the tile.
+template <class Unit, class T>
+__device__ inline void multiply_tokens(float (&sums)[T::kWarpPanels][T::kTokenTiles][4],
+                                       const Held<T::kAhead> (&held)[T::kWarpPanels], int in_unit,
+                                       int slot, const uint4* b, int tokens) {
+  PanelStep panels[T::kWarpPanels];
+#pragma unroll
+  for (int i = 0; i < T::kWarpPanels; ++i) {
+    panels[i] = {Unit::fragments(held[i], in_unit, slot), Unit::scale(held[i], in_unit, 0),
+                 Unit::scale(held[i], in_unit, 1), Unit::minimum(held[i], in_unit)};
+  }
 #pragma unroll
   for (int tile = 0; tile < T::kTokenTiles; ++tile) {
     // The last tile of a pass may have few tokens; and with all 64 tokens of B at once in registers
     // there would not be enough of them.
     if (tile > 0 && tile % 2 == 0 && tile * 8 >= tokens) break;
-    const float2 of_step = Unit::kMinimums ? step_sums[tile * 4] : make_float2(0.0f, 0.0f);
-    multiply_step<Unit>(sums[tile], a, b[tile * 32], first, second, minimum, of_step);
+    const uint4 columns = b[tile * 32];
+    float of_step[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if constexpr (Unit::kMinimums) {
+      // A row of ones times B: what the minimums need, where it is needed, from the tensor core.
+      mma_bf16(of_step, kPairOnes, kPairOnes, kPairOnes, kPairOnes, columns.x, columns.y);
+      mma_bf16(of_step, kPairOnes, kPairOnes, kPairOnes, kPairOnes, columns.z, columns.w);
+    }
+#pragma unroll
+    for (int i = 0; i < T::kWarpPanels; ++i) {
+      multiply_step<Unit>(sums[i][tile], panels[i].a, columns, panels[i].first, panels[i].second,
+                          panels[i].minimum, of_step);
+    }
   }
 }
 
-// Loads what a warp holds when it begins, with step `step` of those before `last`.
-template <class Unit, class Held, class Rows>
-__device__ inline void load_first(Held& held, const Rows& rows, int step, int last) {
-  if (step < last) Unit::load_scales(held, rows, step / kUnitSteps);
+// What a warp multiplies by: panels (or gathered rows) and their format; with `active` false there
+// are none and the warp only helps to stage.
+template <class T, class Rows>
+struct WarpWeights {
+  Rows rows[T::kWarpPanels];
+  int format;
+  bool active;
+};
+
+// The warp's panels of a matrix, the CTA's first being `first`. Where only some of them exist the
+// last stands for the others; nobody reads what comes of it.
+template <class T>
+__device__ inline WarpWeights<T, PanelRows> panels_of(const Matrix& matrix, int first) {
+  const int panel = first + threadIdx.x / 32 / T::kSliceWarps * T::kWarpPanels;
+  WarpWeights<T, PanelRows> weights;
+  weights.format = matrix.format;
+  weights.active = panel < matrix.panels();
 #pragma unroll
-  for (int i = 0; i < Held::kAhead; ++i) {
-    if (step + i < last) Unit::load_step(held, rows, step / kUnitSteps, i, i);
+  for (int i = 0; i < T::kWarpPanels; ++i) {
+    weights.rows[i] = PanelRows{matrix.panel(min_of(panel + i, matrix.panels() - 1))};
+  }
+  return weights;
+}
+
+// Loads what a warp holds when it begins, with step `step` of those before `last`.
+template <class Unit, class T, class Rows>
+__device__ inline void load_first(Held<T::kAhead> (&held)[T::kWarpPanels],
+                                  const Rows (&rows)[T::kWarpPanels], int step, int last) {
+#pragma unroll
+  for (int panel = 0; panel < T::kWarpPanels; ++panel) {
+    if (step < last) Unit::load_scales(held[panel], rows[panel], step / kUnitSteps);
+#pragma unroll
+    for (int i = 0; i < T::kAhead; ++i) {
+      if (step + i < last) Unit::load_step(held[panel], rows[panel], step / kUnitSteps, i, i);
+    }
   }
 }
 
@@ -94,33 +141,40 @@ struct ChunkSteps {
 };
 
 // Multiplies a chunk's steps, each time loading the step that is kAhead steps further on.
-template <class Unit, class T, class Held, class Rows>
-__device__ inline void multiply_chunk(Held& held, const Rows& rows, const ChunkSteps& chunk,
-                                      int tokens, float (&sums)[T::kTokenTiles][4]) {
-  constexpr int kAhead = Held::kAhead;
+template <class Unit, class T, class Rows>
+__device__ inline void multiply_chunk(Held<T::kAhead> (&held)[T::kWarpPanels],
+                                      const Rows (&rows)[T::kWarpPanels], const ChunkSteps& chunk,
+                                      int tokens,
+                                      float (&sums)[T::kWarpPanels][T::kTokenTiles][4]) {
+  constexpr int kAhead = T::kAhead;
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int base = chunk.begin; base < chunk.end; base += kAhead) {
     if (base % kUnitSteps == 0) {
       const int unit = base / kUnitSteps;
-      Unit::take_scales(held, unit);
-      const bool due = (unit + 1) % Unit::kUnitsPerScales == 0;
-      if (due && base + kUnitSteps < chunk.last) Unit::load_scales(held, rows, unit + 1);
+      const bool due =
+          (unit + 1) % Unit::kUnitsPerScales == 0 && base + kUnitSteps < chunk.last;
+#pragma unroll
+      for (int panel = 0; panel < T::kWarpPanels; ++panel) {
+        Unit::take_scales(held[panel], unit);
+        if (due) Unit::load_scales(held[panel], rows[panel], unit + 1);
+      }
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int step = base + i, in_unit = kAhead == kUnitSteps ? i : base % kUnitSteps + i;
       if (step < chunk.end) {
-        const int staged = step - chunk.begin;
-        const int at = Staged<T>::at(chunk.buffer, chunk.position, staged, 0, lane);
-        const float* step_sums = Staged<T>::step_sums(chunk.buffer, chunk.position, staged);
+        const int at =
+            Staged<T>::at(chunk.buffer, chunk.position, step - chunk.begin, 0, lane);
         multiply_tokens<Unit, T>(sums, held, in_unit, i,
-                                 reinterpret_cast<const uint4*>(shared_memory() + at),
-                                 reinterpret_cast<const float2*>(step_sums) + lane % 4, tokens);
+                                 reinterpret_cast<const uint4*>(shared_memory() + at), tokens);
       }
       if (step + kAhead < chunk.last) {
-        Unit::load_step(held, rows, (step + kAhead) / kUnitSteps, (in_unit + kAhead) % kUnitSteps,
-                        i);
+#pragma unroll
+        for (int panel = 0; panel < T::kWarpPanels; ++panel) {
+          Unit::load_step(held[panel], rows[panel], (step + kAhead) / kUnitSteps,
+                          (in_unit + kAhead) % kUnitSteps, i);
+        }
       }
     }
   }
@@ -129,99 +183,146 @@ __device__ inline void multiply_chunk(Held& held, const Rows& rows, const ChunkS
 // Adds a warp's sums over one slice to its partial sums in shared memory, which no other warp
 // touches before the last barrier, and starts the next slice from zero.
 template <class T>
-__device__ inline void add_slice(float (&sums)[T::kTokenTiles][4], bool first) {
+__device__ inline void add_slice(float (&sums)[T::kWarpPanels][T::kTokenTiles][4], bool first) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float* partial = Staged<T>::partials() + warp * T::kTokenTiles * kPartialFloats +
-                   lane % 4 * 2 * kPartialStride + lane / 4;
 #pragma unroll
-  for (int tile = 0; tile < T::kTokenTiles; ++tile, partial += kPartialFloats) {
+  for (int panel = 0; panel < T::kWarpPanels; ++panel) {
+    float* partial =
+        Staged<T>::partials(warp, panel) + lane % 4 * 2 * kPartialStride + lane / 4;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float& sum = partial[i % 2 * kPartialStride + i / 2 * 8];
-      sum = __fadd_rn(first ? 0.0f : sum, sums[tile][i]);
-      sums[tile][i] = 0.0f;
+    for (int tile = 0; tile < T::kTokenTiles; ++tile, partial += kPartialFloats) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& sum = partial[i % 2 * kPartialStride + i / 2 * 8];
+        sum = __fadd_rn(first ? 0.0f : sum, sums[panel][tile][i]);
+        sums[panel][tile][i] = 0.0f;
+      }
     }
   }
 }
 
-// The norm's scale of each token, from the sums of squares, slices in order.
-template <class T>
-__device__ inline void finish_norm(int tokens, int columns, float eps) {
-  const int token = threadIdx.x;
-  if (token >= T::kTokens) return;
-  float squares = 0.0f;
-  if (token < tokens) {
-#pragma unroll
-    for (int slice = 0; slice < kSlices; ++slice) {
-      squares = __fadd_rn(squares, Staged<T>::squares(slice)[token]);
-    }
-  }
-  Staged<T>::scales()[token] = rms_scale(squares, columns, eps);
-}
+// Where CTAs that split K leave the sums of their slices, and how many have. A kernel that begins
+// touches neither before the one before it has ended, so one of each serves all.
+struct SplitSums {
+  float4* sums;   // [tiles of the grid][slices][panels][token tiles][lanes]
+  int* arrivals;  // [tiles of the grid], zeros between kernels
 
-// What a warp multiplies by: a panel (or gathered rows) and its format; with `active` false there
-// is none and the warp only helps to stage.
-template <class Rows>
-struct WarpWeights {
-  Rows rows;
-  int format;
-  bool active;
+  // Of panel `panel` of this warp, for one slice.
+  template <class T>
+  __device__ float4* of(int slice, int panel) const {
+    const int warp_panel = threadIdx.x / 32 / T::kSliceWarps * T::kWarpPanels + panel;
+    const size_t tile = static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    return sums + ((tile * kSlices + slice) * T::kPanels + warp_panel) * T::kTokenTiles * 32 +
+           threadIdx.x % 32;
+  }
 };
 
-// The warp's panel of a matrix, if there is one.
-__device__ inline WarpWeights<PanelRows> panel_of(const Matrix& matrix, int panel) {
-  const bool active = panel < matrix.panels();
-  return {PanelRows{matrix.panel(active ? panel : 0)}, matrix.format, active};
+// Leaves a warp's sums over one slice in memory, and starts the next from zero.
+template <class T>
+__device__ inline void leave_slice(const SplitSums& split, int slice, int tokens,
+                                   float (&sums)[T::kWarpPanels][T::kTokenTiles][4]) {
+#pragma unroll
+  for (int panel = 0; panel < T::kWarpPanels; ++panel) {
+    float4* to = split.of<T>(slice, panel);
+#pragma unroll
+    for (int tile = 0; tile < T::kTokenTiles; ++tile) {
+      float(&sum)[4] = sums[panel][tile];
+      if (tile * 8 < tokens) to[tile * 32] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[i] = 0.0f;
+    }
+  }
+}
+
+// Whether this CTA is the last of its tile to have left its slices; then it reads what all have
+// left. All threads of the CTA call this.
+__device__ inline bool is_last_of_tile(const SplitSums& split) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int* arrived = split.arrivals + blockIdx.y * gridDim.x + blockIdx.x;
+    last = atomicAdd(arrived, 1) == static_cast<int>(gridDim.z) - 1;
+    if (last) *arrived = 0;
+  }
+  __syncthreads();
+  if (last) __threadfence();
+  return last;
+}
+
+// Adds the slices that all CTAs of the tile have left.
+template <class T>
+__device__ inline void add_left_slices(const SplitSums& split, int tokens,
+                                       float (&sums)[T::kWarpPanels][T::kTokenTiles][4]) {
+  const int position = threadIdx.x / 32 % T::kSliceWarps;
+#pragma unroll 1
+  for (int turn = 0; turn < T::kSlicesPerWarp; ++turn) {
+#pragma unroll
+    for (int panel = 0; panel < T::kWarpPanels; ++panel) {
+      const float4* from = split.of<T>(position * T::kSlicesPerWarp + turn, panel);
+#pragma unroll
+      for (int tile = 0; tile < T::kTokenTiles; ++tile) {
+        if (tile * 8 >= tokens) continue;
+        const float4 sum = from[tile * 32];
+        sums[panel][tile][0] = sum.x, sums[panel][tile][1] = sum.y;
+        sums[panel][tile][2] = sum.z, sums[panel][tile][3] = sum.w;
+      }
+    }
+    add_slice<T>(sums, turn == 0);
+  }
 }
 
 // The whole K loop of a CTA. Warp w works at position w % kSliceWarps of K. `tokens_left` reads
 // from the staged batch how many tokens there are from the tile's first on. The first weights are
 // under way before that number has come, and before the kernel that leaves the tokens has ended.
-// `want_sums`: some weights of the CTA have minimums.
+// `split`: for tiles with several panels a warp; others take all of K whatever the grid.
 //
-// Leaves the partial sums, and the norm's scale of each token, in shared memory; ends with a
-// barrier. Returns the tile's tokens; 0, before any barrier, when there are none. Every thread has
-// waited for the kernel before (dependent.cuh).
-template <class T, bool kNorm, class Rows, class RowOf, class TokensLeft>
+// Leaves the partial sums, and where the rows are prepared ones the norm's scale of each token, in
+// shared memory; ends with a barrier. Returns the tile's tokens; 0 when there are none, or when
+// another CTA finishes the tile. Every thread has waited for the kernel before (dependent.cuh).
+template <class T, class Rows, class RowOf, class TokensLeft>
 __device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
                                     const TokensLeft& tokens_left,
-                                    const WarpWeights<Rows>& weights, bool want_sums, float eps) {
-  const Rows& rows = weights.rows;
+                                    const WarpWeights<T, Rows>& weights, const SplitSums& split) {
+  const Rows(&rows)[T::kWarpPanels] = weights.rows;
   const int format = weights.format;
   const int position = threadIdx.x / 32 % T::kSliceWarps;
-  const Slices slices(in.columns);
-  const int first = slices.begin(position * T::kSlicesPerWarp);
-  const int last = weights.active ? slices.begin((position + 1) * T::kSlicesPerWarp) : first;
+  const Slices slices(in.columns, format);
+  const int parts = T::kWarpPanels > 1 ? gridDim.z : 1;
+  const int turns = T::kSlicesPerWarp / parts, first_turn = T::kWarpPanels > 1 ? blockIdx.z * turns : 0;
+  const int first_slice = position * T::kSlicesPerWarp + first_turn;
+  const int first = slices.begin(first_slice);
+  const int last = weights.active ? slices.begin(first_slice + turns) : first;
 
-  Held<T::kAhead> held;
+  Held<T::kAhead> held[T::kWarpPanels];
   switch (format) {
-    case kBf16: load_first<Bf16Unit>(held, rows, first, last); break;
-    case kQ8_0: load_first<Q8Unit>(held, rows, first, last); break;
-    case kQ4_K: load_first<Q4Unit>(held, rows, first, last); break;
-    default: load_first<Q6Unit>(held, rows, first, last); break;
+    case kBf16: load_first<Bf16Unit, T>(held, rows, first, last); break;
+    case kQ8_0: load_first<Q8Unit, T>(held, rows, first, last); break;
+    case kQ4_K: load_first<Q4Unit, T>(held, rows, first, last); break;
+    default: load_first<Q6Unit, T>(held, rows, first, last); break;
   }
   const int tokens = min_of(tokens_left(), T::kTokens);
+  if (tokens > 0) clear_missing<T>(tokens);
   wait_for_predecessors();
   if (tokens <= 0) return 0;
-  start_chunk<T>(in, row_of, tokens, slices, 0, 0, 0);
-  clear_missing<T>(tokens, want_sums);
+  start_chunk<T>(in, row_of, tokens, slices, first_turn, 0, 0);
+  if (in.squares != nullptr) scale_tokens<T>(in, row_of, tokens);
 
-  float sums[T::kTokenTiles][4] = {};
+  float sums[T::kWarpPanels][T::kTokenTiles][4] = {};
   const int chunks = ceil_div(slices.longest(), T::kChunkSteps);
   int buffer = 0;
 #pragma unroll 1
-  for (int turn = 0; turn < T::kSlicesPerWarp; ++turn) {
+  for (int turn = first_turn; turn < first_turn + turns; ++turn) {
+    const int slice = position * T::kSlicesPerWarp + turn;
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk, buffer ^= 1) {
       cp_async_wait<0>();
-      prepare_chunk<T, kNorm>(in, tokens, slices, turn, chunk, buffer, want_sums);
-      __syncthreads();  // This chunk is prepared, and nobody reads the one before any more.
+      __syncthreads();  // This chunk is there, and nobody reads the one before any more.
       const bool ends_slice = chunk + 1 == chunks;
-      if (!ends_slice || turn + 1 < T::kSlicesPerWarp) {
+      if (!ends_slice || turn + 1 < first_turn + turns) {
         start_chunk<T>(in, row_of, tokens, slices, ends_slice ? turn + 1 : turn,
                        ends_slice ? 0 : chunk + 1, buffer ^ 1);
       }
-      const int slice = position * T::kSlicesPerWarp + turn;
       const int begin = slices.begin(slice) + chunk * T::kChunkSteps;
       const int end = min_of(min_of(slices.begin(slice + 1), begin + T::kChunkSteps), last);
       const ChunkSteps steps{begin, end, last, buffer, position};
@@ -232,11 +333,18 @@ __device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
         default: multiply_chunk<Q6Unit, T>(held, rows, steps, tokens, sums); break;
       }
     }
-    add_slice<T>(sums, turn == 0);
+    if (parts == 1) {
+      add_slice<T>(sums, turn == first_turn);
+    } else {
+      leave_slice<T>(split, slice, tokens, sums);
+    }
   }
   // The memory is free for the next kernel's first weights.
   let_dependents_launch();
-  if (kNorm) finish_norm<T>(tokens, in.columns, eps);
+  if (parts > 1) {
+    if (!is_last_of_tile(split)) return 0;
+    add_left_slices<T>(split, tokens, sums);
+  }
   __syncthreads();
   return tokens;
 }
@@ -261,10 +369,10 @@ __device__ inline int quad_token(int lane) { return (lane / 4 % 2) * 4 + lane / 
 template <class T>
 __device__ inline Quad combine(int panel, int token_tile) {
   const int lane = threadIdx.x % 32, token = quad_token(lane), feature = lane % 4 * 4;
-  const float* partial = Staged<T>::partials() +
-                         (panel * T::kSliceWarps * T::kTokenTiles + token_tile) * kPartialFloats +
-                         token * kPartialStride + feature;
-  constexpr int kPosition = T::kTokenTiles * kPartialFloats;
+  const float* partial =
+      Staged<T>::partials(panel / T::kWarpPanels * T::kSliceWarps, panel % T::kWarpPanels) +
+      token_tile * kPartialFloats + token * kPartialStride + feature;
+  constexpr int kPosition = T::kWarpPanels * T::kTokenTiles * kPartialFloats;
   float halves[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -12,6 +12,7 @@ using bf16 = unsigned short;
 using f16 = unsigned short;
 
 constexpr unsigned kFullWarp = 0xffffffffu;
+constexpr unsigned kPairOnes = 0x3f803f80u;  // two ones
 
 // Of numbers that are not negative: unsigned, a power of two divides by one shift.
 __host__ __device__ constexpr int ceil_div(int a, int b) {
@@ -70,7 +71,7 @@ __device__ inline float float_of_offset_byte(unsigned word, int i) {
 // a * 1 + c for both halves of a pair, rounded to bf16; exact for the small integers used here.
 __device__ inline unsigned add_to_pair(unsigned a, unsigned c) {
   unsigned sum;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(c));
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(kPairOnes), "r"(c));
   return sum;
 }
 

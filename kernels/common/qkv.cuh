@@ -1,6 +1,6 @@
 // Queries, keys and values of x = rms_norm(hidden[t]) * g: what qkv.cu and qkv_sums.cu share. One
-// launch multiplies by the three matrices, each in its own format; CTAs along y are those of q, then
-// of k, then of v, and no CTA has panels of two of them.
+// launch multiplies by the three matrices, each in its own format; CTAs along y are those of q,
+// then of k, then of v, and no CTA has panels of two of them.
 #pragma once
 
 #include "common/linear.cuh"
@@ -15,8 +15,8 @@ struct QkvInput {
   const float* q_bias;  // or null, as the next two
   const float* k_bias;
   const float* v_bias;
-  const float* norm;
-  const bf16* hidden;
+  PreparedRows rows;
+  SplitSums split;
   float eps;
   int reserved;
 };
@@ -58,11 +58,10 @@ __device__ inline void multiply_qkv(const QkvInput& in, F f) {
   const int first_row = blockIdx.x * T::kTokens;
   const Part part = part_of_group(in, T::kPanels, blockIdx.y);
   const int first_panel = (blockIdx.y - part.first_group) * T::kPanels;
-  const int tokens = multiply_tile<T, true>(
-      Activations{in.hidden, in.norm, part.weights.columns}, ConsecutiveRows{first_row},
+  const int tokens = multiply_tile<T>(
+      Activations::normed(in.rows, part.weights.columns, in.eps), ConsecutiveRows{first_row},
       [&] { return in.batch.counts[kRows] - first_row; },
-      panel_of(part.weights, first_panel + threadIdx.x / 32 / T::kSliceWarps),
-      part.weights.format == kQ4_K, in.eps);
+      panels_of<T>(part.weights, first_panel), in.split);
   if (tokens == 0) return;
   for_each_panel_tile<T>([&](int panel, int token_tile) {
     if (first_panel + panel >= part.weights.panels()) return;
@@ -85,8 +84,8 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_qkv_input
     offsetof(forerun::QkvInput, q_bias),
     offsetof(forerun::QkvInput, k_bias),
     offsetof(forerun::QkvInput, v_bias),
-    offsetof(forerun::QkvInput, norm),
-    offsetof(forerun::QkvInput, hidden),
+    offsetof(forerun::QkvInput, rows),
+    offsetof(forerun::QkvInput, split),
     offsetof(forerun::QkvInput, eps),
     offsetof(forerun::QkvInput, reserved),
 };

@@ -319,6 +319,10 @@ pub trait Device: Send + Sync + 'static {
 
     /// `hidden[t, :] = table[tokens[t], :]`; `hidden` is `[T, C]`.
     ///
+    /// `next_norm`, `[C]`: the weight of the norm that the next operation to read `hidden` applies,
+    /// for a device that multiplies by it where it has the row anyway. That operation must be one
+    /// with this norm.
+    ///
     /// # Errors
     /// On a device failure; the same holds for every operation below.
     fn embed(
@@ -326,6 +330,7 @@ pub trait Device: Send + Sync + 'static {
         stream: &Self::Stream,
         table: &Self::Matrix,
         batch: &Self::Batch,
+        next_norm: &Self::Vector,
         hidden: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
@@ -364,12 +369,14 @@ pub trait Device: Send + Sync + 'static {
     ) -> Result<(), DeviceError>;
 
     /// `hidden[t, :] += W x[t, :] + b`: the output projection of attention and the down projection.
+    /// `next_norm` as for [`Device::embed`].
     fn project(
         &self,
         stream: &Self::Stream,
         weights: &Linear<Self>,
         batch: &Self::Batch,
         x: &Self::Buffer,
+        next_norm: &Self::Vector,
         hidden: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 

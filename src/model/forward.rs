@@ -204,7 +204,8 @@ impl<D: Device> Model<D> {
         if let Some(last) = before.last() {
             device.feed(&self.stream, last, &w.results[before.len() - 1], &mut batch)?;
         }
-        device.embed(&self.stream, self.weights.embed(), &batch, &mut w.hidden)?;
+        let (table, norm) = (self.weights.embed(), self.weights.norm_of(0));
+        device.embed(&self.stream, table, &batch, norm, &mut w.hidden)?;
         done(Operation::Embed);
         for layer in 0..self.shape.layers {
             self.layer(device, layer, &batch, pool, done)?;
@@ -289,11 +290,13 @@ impl<D: Device> Model<D> {
         done(Operation::Qkv);
         device.attention(stream, shape, layer, batch, &w.q, pool, &mut w.attended)?;
         done(Operation::Attention);
-        device.project(stream, &weights.output, batch, &w.attended, &mut w.hidden)?;
+        let norm = &weights.gate_up.norm;
+        device.project(stream, &weights.output, batch, &w.attended, norm, &mut w.hidden)?;
         done(Operation::Output);
         device.gate_up(stream, shape, &weights.gate_up, batch, &w.hidden, &mut w.act)?;
         done(Operation::GateUp);
-        device.project(stream, &weights.down, batch, &w.act, &mut w.hidden)?;
+        let norm = self.weights.norm_of(layer + 1);
+        device.project(stream, &weights.down, batch, &w.act, norm, &mut w.hidden)?;
         done(Operation::Down);
         Ok(())
     }
@@ -315,7 +318,8 @@ impl<D: Device> Model<D> {
             layer,
             token: positions[row],
         };
-        device.embed(&self.stream, self.weights.embed(), batch, &mut self.workspace.hidden)?;
+        let (table, norm) = (self.weights.embed(), self.weights.norm_of(0));
+        device.embed(&self.stream, table, batch, norm, &mut self.workspace.hidden)?;
         let found = device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
         if let Some(row) = found {
             return Ok(error("embedding".into(), row));

@@ -87,6 +87,12 @@ impl<D: Device> Weights<D> {
         &self.embed
     }
 
+    /// The norm weight that layer `layer` begins with; behind the last layer the final norm's.
+    #[must_use]
+    pub fn norm_of(&self, layer: usize) -> &D::Vector {
+        self.layers.get(layer).map_or(&self.final_norm, |layer| &layer.qkv.norm)
+    }
+
     /// Final norm and head.
     #[must_use]
     pub fn head(&self) -> HeadWeights<'_, D> {

@@ -48,7 +48,7 @@ pub(crate) struct Spec {
 
 /// For operations that take all their sizes from their operands.
 pub(crate) const BARE: Shape = Shape {
-    hidden: 256,
+    hidden: 4096,
     heads: 2,
     kv_heads: 1,
     head_dim: 32,
@@ -292,12 +292,14 @@ impl<D: Device> Buffers<D> {
         }
     }
 
-    /// Fills a buffer of width `cols` through `embed`, which is the only way in.
+    /// Fills a buffer of width `cols` through `embed`, which is the only way in. `norm` is what the
+    /// next operation norms the rows by; one that does not takes any.
     pub(crate) fn upload(
         device: &D,
         stream: &D::Stream,
         cols: usize,
         values: &[f32],
+        norm: &D::Vector,
         to: &mut D::Buffer,
     ) {
         let table = plain(device, cols, values);
@@ -305,7 +307,7 @@ impl<D: Device> Buffers<D> {
         let tokens = (0..rows as u32).map(TokenId).collect();
         let batch = RaggedBatch { tokens, ..RaggedBatch::default() };
         let batch = device.stage(stream, batch).unwrap();
-        device.embed(stream, &table, &batch, to).unwrap();
+        device.embed(stream, &table, &batch, norm, to).unwrap();
     }
 
     /// One pass through the whole model.
@@ -315,13 +317,14 @@ impl<D: Device> Buffers<D> {
         let Self { stream, hidden, q, mixed, act, logits, pool, results } = self;
         let (shape, rope) = (&spec.shape, &model.rope);
         let batch = device.stage(stream, batch).unwrap();
-        device.embed(stream, &model.embedding, &batch, hidden).unwrap();
+        let norm_of = |n: usize| model.layers.get(n).map_or(&model.norm, |layer| &layer.qkv.norm);
+        device.embed(stream, &model.embedding, &batch, norm_of(0), hidden).unwrap();
         for (n, layer) in model.layers.iter().enumerate() {
             device.qkv(stream, shape, n, &layer.qkv, rope, &batch, hidden, q, pool).unwrap();
             device.attention(stream, shape, n, &batch, q, pool, mixed).unwrap();
-            device.project(stream, &layer.out, &batch, mixed, hidden).unwrap();
+            device.project(stream, &layer.out, &batch, mixed, &layer.gate_up.norm, hidden).unwrap();
             device.gate_up(stream, shape, &layer.gate_up, &batch, hidden, act).unwrap();
-            device.project(stream, &layer.down, &batch, act, hidden).unwrap();
+            device.project(stream, &layer.down, &batch, act, norm_of(n + 1), hidden).unwrap();
         }
         let head = HeadWeights { norm: &model.norm, matrix: &model.head };
         device.head(stream, shape, &head, &batch, hidden, logits, results).unwrap();

@@ -19,12 +19,12 @@ fn headed<D: Device>(device: &D, spec: &Spec, batch: &RaggedBatch) -> Headed {
     let (c, rows) = (spec.shape.hidden, batch.rows());
     let mut buffers = Buffers::new(device, spec, rows, 1);
     let x = Rng(31).vector(rows * c, 2.0);
-    Buffers::upload(device, &buffers.stream, c, &x, &mut buffers.hidden);
     let bytes = encode(spec.kind, spec.shape.vocab, c, 0.2, &mut Rng(32));
     let (norm, head) = (
         device.vector(&Rng(33).vector(c, 1.0)).unwrap(),
         matrix(device, spec.shape.vocab, c, spec.kind, &bytes),
     );
+    Buffers::upload(device, &buffers.stream, c, &x, &norm, &mut buffers.hidden);
     let weights = HeadWeights { norm: &norm, matrix: &head };
     let Buffers { stream, hidden, logits, results, .. } = &mut buffers;
     let staged = device.stage(stream, batch.clone()).unwrap();

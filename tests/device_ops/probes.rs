@@ -37,14 +37,15 @@ pub(crate) fn projected<D: Device>(
     let rows = x.len() / k;
     let mut input = device.buffer(rows * k, Element::Activation, "x").unwrap();
     let mut output = device.buffer(rows * n, Element::Activation, "hidden").unwrap();
-    Buffers::upload(device, &stream, k, x, &mut input);
-    Buffers::upload(device, &stream, n, hidden, &mut output);
+    let norm = device.vector(&vec![1.0; n.max(k)]).unwrap();
+    Buffers::upload(device, &stream, k, x, &norm, &mut input);
+    Buffers::upload(device, &stream, n, hidden, &norm, &mut output);
     let weights = Linear {
         matrix: matrix(device, n, k, kind, bytes),
         bias: Some(device.vector(bias).unwrap()),
     };
     let batch = device.stage(&stream, rows_only(rows)).unwrap();
-    device.project(&stream, &weights, &batch, &input, &mut output).unwrap();
+    device.project(&stream, &weights, &batch, &input, &norm, &mut output).unwrap();
     device.read(&stream, &output, 0, rows * n).unwrap()
 }
 
@@ -60,7 +61,8 @@ pub(crate) fn queries_and_pool<D: Device>(
     let pages = (start + rows).div_ceil(shape.page_tokens);
     let mut buffers = Buffers::new(device, spec, rows, 2 * pages);
     let x = Rng(8).vector(rows * shape.hidden, 2.0);
-    Buffers::upload(device, &buffers.stream, shape.hidden, &x, &mut buffers.hidden);
+    let norm = &model.layers[1].qkv.norm;
+    Buffers::upload(device, &buffers.stream, shape.hidden, &x, norm, &mut buffers.hidden);
     let mut table = Table::new(0, pages as u32);
     table.len = start;
     let batch = BatchBuilder::default().causal(&vec![0; rows], &table).build();
@@ -116,7 +118,7 @@ pub(crate) fn attended<D: Device>(
     let mut pass = |batch: &RaggedBatch, q: &mut D::Buffer, pool: &mut D::Buffer| {
         let signs: Vec<f32> =
             (0..batch.rows() * c).map(|_| if signs.word() & 1 == 0 { 1.0 } else { -1.0 }).collect();
-        Buffers::upload(device, &stream, c, &signs, &mut hidden);
+        Buffers::upload(device, &stream, c, &signs, &weights.norm, &mut hidden);
         let staged = device.stage(&stream, batch.clone()).unwrap();
         device.qkv(&stream, shape, 0, &weights, &rope, &staged, &hidden, q, pool).unwrap();
         staged
@@ -153,7 +155,8 @@ pub(crate) fn embedded<D: Device>(
     let batch = device.stage(&stream, batch).unwrap();
     let count = ids.len() * 512;
     let mut hidden = device.buffer(count, Element::Activation, "hidden").unwrap();
-    device.embed(&stream, &table, &batch, &mut hidden).unwrap();
+    let norm = device.vector(&[1.0; 512]).unwrap();
+    device.embed(&stream, &table, &batch, &norm, &mut hidden).unwrap();
     let all = device.read(&stream, &hidden, 0, count).unwrap();
     all.iter().map(|v| v.to_bits()).collect()
 }
@@ -179,11 +182,11 @@ pub(crate) fn gated<D: Device>(
     let rows = x.len() / c;
     let mut hidden = device.buffer(rows * c, Element::Activation, "hidden").unwrap();
     let mut act = device.buffer(rows * f, Element::Activation, "act").unwrap();
-    Buffers::upload(device, &stream, c, x, &mut hidden);
     let weights = GateUpWeights {
         norm: device.vector(norm).unwrap(),
         matrices: gate_up(device, [(f, c, spec.kind, g), (f, c, spec.kind, u)]),
     };
+    Buffers::upload(device, &stream, c, x, &weights.norm, &mut hidden);
     let batch = device.stage(&stream, rows_only(rows)).unwrap();
     device.gate_up(&stream, &spec.shape, &weights, &batch, &hidden, &mut act).unwrap();
     device.read(&stream, &act, 0, rows * f).unwrap()

@@ -246,6 +246,7 @@ impl Device for CpuDevice {
         _stream: &CpuStream,
         table: &CpuMatrix,
         batch: &RaggedBatch,
+        _next_norm: &CpuVector,
         hidden: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         let rows = hidden.floats_mut().chunks_exact_mut(table.matrix.cols());
@@ -357,6 +358,7 @@ impl Device for CpuDevice {
         weights: &Linear<Self>,
         batch: &RaggedBatch,
         x: &CpuBuffer,
+        _next_norm: &CpuVector,
         hidden: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         let Scratch { x: prepared, .. } = &mut *stream.0.borrow_mut();

@@ -88,7 +88,6 @@ pub(crate) struct Batch {
     pub(crate) positions: Address,
     pub(crate) slots: Address,
     pub(crate) groups: Address,
-    pub(crate) row_groups: Address,
     pub(crate) pages: Address,
     pub(crate) masks: Address,
     pub(crate) work: Address,

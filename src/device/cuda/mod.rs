@@ -46,7 +46,7 @@ use ops::feed::feed;
 use ops::gate_up::{GateUpParams, gate_up};
 use ops::head::{self, HeadParams};
 use ops::labels::{LabelsParams, labels};
-use ops::matrix::Matrix;
+use ops::matrix::{Matrix, Preparation, PreparedRows, SplitSums};
 use ops::project::{ProjectParams, project};
 use ops::qkv::{self, QkvInput, QkvOutput};
 use ops::rope_append::{RopeAppendBuffers, rope_append};
@@ -56,7 +56,7 @@ use pack::{Packing, Source};
 use plan::PlanLimits;
 pub use staging::CudaBatch;
 use staging::{Buckets, bucket};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 pub use stream::Overlap;
@@ -118,6 +118,8 @@ pub struct CudaStream {
     shape: Shape,
     rows_max: usize,
     scratch: Scratch,
+    /// Of which buffer [`Scratch::rows`] holds the rows, and for which norm.
+    prepared: Cell<[Address; 2]>,
     limits: PlanLimits,
     // Last, so that the memory outlives the stream.
     _shared: Arc<Shared>,
@@ -126,10 +128,16 @@ pub struct CudaStream {
 /// Addresses of memory only kernels see.
 #[derive(Debug, Clone, Copy)]
 struct Scratch {
+    /// What the next norm needs of the hidden states.
+    rows: PreparedRows,
+    /// Sums of matrix kernels that split K.
+    split: SplitSums,
     /// Sums of `qkv` before they are rounded, f32 `[T, (H + 2 G) D]`.
     qkv: Address,
     /// Partial attention states.
     partials: Address,
+    /// How many splits of a row have been left, i32 `[T, G]`, zeros between kernels.
+    row_arrivals: Address,
     /// Summaries of logits, one a head and CTA.
     summaries: Address,
     /// The logits that log-probabilities ask about, one a head.
@@ -197,8 +205,10 @@ impl CudaDevice {
 
 /// Sizes of a model's scratch memory, in bytes.
 struct ScratchSizes {
+    rows: [usize; 2],
     qkv: usize,
     partials: usize,
+    row_arrivals: usize,
     summaries: usize,
     targets: usize,
     fed: usize,
@@ -210,8 +220,10 @@ impl ScratchSizes {
         let rows = bucket(limits.rows);
         let vocab_heads = bucket(heads_max(limits));
         Self {
+            rows: PreparedRows::bytes(rows, shape.hidden),
             qkv: qkv::sums_bytes(rows, heads, kv_heads, head_dim),
             partials: AttentionOp::partial_bytes(shape, PARTIALS_MAX),
+            row_arrivals: rows * kv_heads * size_of::<i32>(),
             summaries: head::summaries_bytes(vocab_heads, vocab),
             targets: head::targets_bytes(vocab_heads),
             fed: rows * size_of::<i32>(),
@@ -277,8 +289,13 @@ impl Device for CudaDevice {
         let row = shape.hidden + 2 * shape.heads * shape.head_dim + shape.ffn;
         let bytes = 2 * limits.rows * row
             + 4 * (limits.full_rows * shape.vocab + limits.positions * shape.head_dim)
+            + scratch.rows[0]
+            + scratch.rows[1]
+            + SplitSums::bytes(self.sms())
+            + SplitSums::arrivals_bytes(self.sms())
             + scratch.qkv
             + scratch.partials
+            + scratch.row_arrivals
             + scratch.summaries
             + scratch.targets
             + scratch.fed
@@ -357,9 +374,20 @@ impl Device for CudaDevice {
         let take =
             |bytes: usize, what: &str| shared.arena.take(bytes, &format!("{what} of {name}"));
         let sizes = ScratchSizes::of(shape, limits);
+        let sms = self.sms();
+        let arrivals = take(SplitSums::arrivals_bytes(sms), "arrivals")?;
+        let row_arrivals = take(sizes.row_arrivals, "arrivals of rows")?;
+        arena::zero_now(arrivals, SplitSums::arrivals_bytes(sms))?;
+        arena::zero_now(row_arrivals, sizes.row_arrivals)?;
         let scratch = Scratch {
+            rows: PreparedRows {
+                scaled: take(sizes.rows[0], "scaled rows")?,
+                squares: take(sizes.rows[1], "squares of rows")?,
+            },
+            split: SplitSums { sums: take(SplitSums::bytes(sms), "split sums")?, arrivals },
             qkv: take(sizes.qkv, "query, key and value sums")?,
             partials: take(sizes.partials, "partial attention")?,
+            row_arrivals,
             summaries: take(sizes.summaries, "head summaries")?,
             targets: take(sizes.targets, "head targets")?,
             fed: take(sizes.fed, "fed tokens")?,
@@ -387,6 +415,7 @@ impl Device for CudaDevice {
             shape: *shape,
             rows_max: limits.rows,
             scratch,
+            prepared: Cell::default(),
             limits: PlanLimits {
                 partials: PARTIALS_MAX,
                 // Two CTAs of attention fit on an SM.
@@ -422,11 +451,14 @@ impl Device for CudaDevice {
         stream: &CudaStream,
         table: &CudaMatrix,
         batch: &CudaBatch,
+        next_norm: &CudaVector,
         hidden: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
         let (batch, rows) = (batch.view, batch.buckets.rows);
-        let (table, fed, hidden) = (table.packed, stream.scratch.fed, hidden.address);
-        stream.enqueue([embed(rows, &EmbedParams { batch, table, fed, hidden })]);
+        let (table, fed) = (table.packed, stream.scratch.fed);
+        let next = stream.prepare(hidden, next_norm);
+        let hidden = hidden.address;
+        stream.enqueue([embed(rows, &EmbedParams { batch, table, fed, hidden, next })]);
         Ok(())
     }
 
@@ -451,8 +483,8 @@ impl Device for CudaDevice {
             q_bias: address_of(weights.q.bias.as_ref()),
             k_bias: address_of(weights.k.bias.as_ref()),
             v_bias: address_of(weights.v.bias.as_ref()),
-            norm: weights.norm.0,
-            hidden: hidden.address,
+            rows: stream.prepared(hidden, &weights.norm),
+            split: stream.scratch.split,
             eps: shape.rms_eps,
             reserved: 0,
         };
@@ -461,7 +493,7 @@ impl Device for CudaDevice {
         if rotary[0] {
             assert!(weights.q_norm.is_none() && weights.k_norm.is_none(), "norms per head");
             let output = QkvOutput { rope: rope.0, q: q.address, pool: pool.address };
-            stream.enqueue([qkv::qkv(rows, shape, layer, &input, &output)]);
+            stream.enqueue([qkv::qkv(rows, self.sms(), shape, layer, &input, &output)]);
             return Ok(());
         }
         let sums = stream.scratch.qkv;
@@ -475,7 +507,7 @@ impl Device for CudaDevice {
             pool: pool.address,
         };
         let append = rope_append(rows, shape, layer, &buffers);
-        stream.enqueue([qkv::qkv_sums(rows, &input, sums), append]);
+        stream.enqueue([qkv::qkv_sums(rows, self.sms(), &input, sums), append]);
         Ok(())
     }
 
@@ -496,13 +528,10 @@ impl Device for CudaDevice {
             pool: pool.address,
             out: out.address,
             partials: stream.scratch.partials,
+            arrivals: stream.scratch.row_arrivals,
         };
         let items = batch.buckets.attention_work as u32;
         stream.enqueue([op.launch(layer, &buffers, PARTIALS_MAX, items)]);
-        if batch.buckets.partials {
-            let rows = batch.buckets.rows as u32;
-            stream.enqueue([op.launch_combine(&buffers, PARTIALS_MAX, rows)]);
-        }
         Ok(())
     }
 
@@ -512,6 +541,7 @@ impl Device for CudaDevice {
         weights: &Linear<Self>,
         batch: &CudaBatch,
         x: &CudaBuffer,
+        next_norm: &CudaVector,
         hidden: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
         let params = ProjectParams {
@@ -520,8 +550,10 @@ impl Device for CudaDevice {
             bias: address_of(weights.bias.as_ref()),
             x: x.address,
             hidden: hidden.address,
+            next: stream.prepare(hidden, next_norm),
+            split: stream.scratch.split,
         };
-        stream.enqueue([project(batch.buckets.rows, &params)]);
+        stream.enqueue([project(batch.buckets.rows, self.sms(), &params)]);
         Ok(())
     }
 
@@ -537,13 +569,13 @@ impl Device for CudaDevice {
         let params = GateUpParams {
             batch: batch.view,
             pairs: weights.matrices.packed,
-            norm: weights.norm.0,
-            hidden: hidden.address,
+            rows: stream.prepared(hidden, &weights.norm),
             act: act.address,
+            split: stream.scratch.split,
             eps: shape.rms_eps,
             features: weights.matrices.features as i32,
         };
-        stream.enqueue([gate_up(batch.buckets.rows, &params)]);
+        stream.enqueue([gate_up(batch.buckets.rows, self.sms(), &params)]);
         Ok(())
     }
 
@@ -558,15 +590,15 @@ impl Device for CudaDevice {
         _results: &mut (),
     ) -> Result<(), DeviceError> {
         let to = batch.results();
-        let (norm, weights, eps) = (weights.norm.0, weights.matrix.packed, shape.rms_eps);
-        let (view, hidden, scratch) = (batch.view, hidden.address, &stream.scratch);
+        let rows = stream.prepared(hidden, weights.norm);
+        let (weights, eps) = (weights.matrix.packed, shape.rms_eps);
+        let (view, scratch) = (batch.view, &stream.scratch);
         let Buckets { vocab_heads, label_heads, .. } = batch.buckets;
         if vocab_heads > 0 {
             let params = HeadParams {
                 batch: view,
                 weights,
-                norm,
-                hidden,
+                rows,
                 logits: logits.address,
                 summaries: scratch.summaries,
                 targets: scratch.targets,
@@ -577,8 +609,7 @@ impl Device for CudaDevice {
         }
         if label_heads > 0 {
             let batch = view;
-            let params =
-                LabelsParams { batch, results: to, weights, norm, hidden, eps, reserved: 0 };
+            let params = LabelsParams { batch, results: to, weights, rows, eps, reserved: 0 };
             stream.enqueue([labels(label_heads, &params)]);
         }
         Ok(())
@@ -716,7 +747,28 @@ impl Device for CudaDevice {
     }
 }
 
+impl CudaDevice {
+    fn sms(&self) -> usize {
+        self.0.context.properties.sms
+    }
+}
+
 impl CudaStream {
+    /// Where a kernel that writes `hidden` leaves what `norm` needs of it.
+    fn prepare(&self, hidden: &CudaBuffer, norm: &CudaVector) -> Preparation {
+        self.prepared.set([hidden.address, norm.0]);
+        Preparation { norm: norm.0, rows: self.scratch.rows }
+    }
+
+    /// What was left.
+    ///
+    /// # Panics
+    /// If it was for another norm, or of another buffer: [`Device::embed`] says what must follow.
+    fn prepared(&self, hidden: &CudaBuffer, norm: &CudaVector) -> PreparedRows {
+        assert_eq!(self.prepared.get(), [hidden.address, norm.0], "rows prepared for another norm");
+        self.scratch.rows
+    }
+
     fn enqueue(&self, launches: impl IntoIterator<Item = Launch>) {
         self.stream.borrow_mut().enqueue(launches);
     }

@@ -33,8 +33,6 @@ pub(super) struct Buckets {
     pub(super) label_heads: usize,
     pub(super) samples: usize,
     pub(super) fed: usize,
-    /// Some rows leave partial states that have to be combined.
-    pub(super) partials: bool,
 }
 
 /// A staged batch: where its arrays lie, how large grids are, and how to read its results.
@@ -98,12 +96,11 @@ impl CudaBatch {
     ) -> Result<Self, DeviceError> {
         let p = shape.page_tokens;
         let plan = plan_attention(&batch, shape.heads, shape.kv_heads, limits);
-        let (mut slots, mut row_groups, mut groups, mut masks) = (vec![], vec![], vec![], vec![]);
-        for (g, group) in batch.groups.iter().enumerate() {
+        let (mut slots, mut groups, mut masks) = (vec![], vec![], vec![]);
+        for group in &batch.groups {
             for i in 0..group.rows.len() {
                 let (page, slot) = batch.place(&group.own, group.own.len + i, p);
                 slots.push((page.index() * p + slot) as i32);
-                row_groups.push(g as i32);
             }
             let mask = match &group.mask {
                 Mask::Causal => -1,
@@ -147,7 +144,6 @@ impl CudaBatch {
             positions: blob.array(&batch.positions)?,
             slots: blob.array(&slots)?,
             groups: blob.array(&groups)?,
-            row_groups: blob.array(&row_groups)?,
             pages: blob.array(&integers(batch.pages.iter().map(|p| p.index())))?,
             masks: blob.array(&masks)?,
             work: blob.array(&plan.work)?,
@@ -167,7 +163,6 @@ impl CudaBatch {
             label_heads: bucket(heads.labelled.len()),
             samples: bucket(batch.samples.len()),
             fed: bucket(batch.fed.len()),
-            partials: plan.partials > 0,
         };
         let (bytes, labels) = (blob.at, heads.labels.len());
         let results_at = Address::default();

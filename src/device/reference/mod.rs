@@ -167,6 +167,7 @@ impl Device for ReferenceDevice {
         _stream: &(),
         table: &ReferenceMatrix,
         batch: &RaggedBatch,
+        _next_norm: &Vec<f32>,
         hidden: &mut ReferenceBuffer,
     ) -> Result<(), DeviceError> {
         for (token, out) in batch.tokens.iter().zip(hidden.0.chunks_exact_mut(table.cols)) {
@@ -264,6 +265,7 @@ impl Device for ReferenceDevice {
         weights: &Linear<Self>,
         batch: &RaggedBatch,
         x: &ReferenceBuffer,
+        _next_norm: &Vec<f32>,
         hidden: &mut ReferenceBuffer,
     ) -> Result<(), DeviceError> {
         let x = &x.0[..batch.rows() * weights.matrix.cols];

@@ -136,7 +136,7 @@ fn a_projection_adds_to_the_residual() {
     };
     let x = ReferenceBuffer(vec![1.0, 1.0]);
     let mut hidden = ReferenceBuffer(vec![10.0, 20.0]);
-    device.project(&(), &weights, &batch(&[0], 0), &x, &mut hidden).unwrap();
+    device.project(&(), &weights, &batch(&[0], 0), &x, &vec![], &mut hidden).unwrap();
     assert_eq!(hidden.0, [13.5, 26.5]);
 }
 

@@ -1,8 +1,8 @@
-//! Launches of `kernels/attention.cu` and `kernels/attention_combine.cu`.
+//! Launches of `kernels/attention.cu`.
 //!
 //! [`AttentionOp`] holds what is constant for a model; a launch adds the layer and the addresses.
 //! Invariant: the parameter structs equal the CUDA ones, see [`AttentionParams::layout`].
-//! Read next: [`super::super::plan`] for the work items, then the kernels.
+//! Read next: [`super::super::plan`] for the work items, then the kernel.
 
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch};
@@ -16,8 +16,6 @@ use std::mem::offset_of;
 const THREADS: u32 = 128;
 /// Keys of a tile in shared memory.
 const TILE_KEYS: u32 = 64;
-/// Output columns one thread combines.
-const COMBINE_COLUMNS: usize = 4;
 
 /// What `attention.cu` takes; see there.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
@@ -29,6 +27,7 @@ pub(crate) struct AttentionParams {
     out: Address,
     partial_values: Address,
     partial_sums: Address,
+    arrivals: Address,
     page_bytes: i64,
     layer_bytes: i64,
     plane_bytes: i64,
@@ -52,6 +51,7 @@ impl AttentionParams {
             offset_of!(Self, out) as u32,
             offset_of!(Self, partial_values) as u32,
             offset_of!(Self, partial_sums) as u32,
+            offset_of!(Self, arrivals) as u32,
             offset_of!(Self, page_bytes) as u32,
             offset_of!(Self, layer_bytes) as u32,
             offset_of!(Self, plane_bytes) as u32,
@@ -84,41 +84,6 @@ impl KernelParams for Wide<128> {
     const KERNEL: &'static str = "forerun_attention_d128";
 }
 
-/// What `attention_combine.cu` takes; see there.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct AttentionCombineParams {
-    batch: Batch,
-    partial_values: Address,
-    partial_sums: Address,
-    out: Address,
-    heads: i32,
-    head_dim: i32,
-    scale: f32,
-    reserved: i32,
-}
-
-impl AttentionCombineParams {
-    /// Size and offsets, as `forerun_attention_combine_layout` lists them.
-    pub(crate) const fn layout() -> &'static [u32] {
-        &[
-            size_of::<Self>() as u32,
-            offset_of!(Self, batch) as u32,
-            offset_of!(Self, partial_values) as u32,
-            offset_of!(Self, partial_sums) as u32,
-            offset_of!(Self, out) as u32,
-            offset_of!(Self, heads) as u32,
-            offset_of!(Self, head_dim) as u32,
-            offset_of!(Self, scale) as u32,
-            offset_of!(Self, reserved) as u32,
-        ]
-    }
-}
-
-impl KernelParams for AttentionCombineParams {
-    const KERNEL: &'static str = "forerun_attention_combine";
-}
-
 /// Where one attention reads and writes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionBuffers {
@@ -132,6 +97,8 @@ pub(crate) struct AttentionBuffers {
     pub(crate) out: Address,
     /// Memory of [`AttentionOp::partial_bytes`]; a multiple of 16.
     pub(crate) partials: Address,
+    /// i32 `[T, G]`, zeros: how many splits of a row have been left.
+    pub(crate) arrivals: Address,
 }
 
 /// The attention of one model.
@@ -199,6 +166,7 @@ impl AttentionOp {
             out: buffers.out,
             partial_values: buffers.partials,
             partial_sums: self.partial_sums(buffers, partials_max),
+            arrivals: buffers.arrivals,
             page_bytes: page_bytes as i64,
             layer_bytes: bytes(self.shape.plane(layer, 0, 0)),
             plane_bytes: bytes(page_tokens * head_dim),
@@ -218,29 +186,6 @@ impl AttentionOp {
             96 => Launch::new(grid, THREADS, shared, &Wide::<96>(params)),
             _ => Launch::new(grid, THREADS, shared, &Wide::<128>(params)),
         }
-    }
-
-    /// Folds the states of rows with several splits; not needed where the plan has none.
-    #[must_use]
-    pub(crate) fn launch_combine(
-        &self,
-        buffers: &AttentionBuffers,
-        partials_max: usize,
-        rows: u32,
-    ) -> Launch {
-        let Shape { heads, head_dim, .. } = self.shape;
-        let params = AttentionCombineParams {
-            batch: buffers.batch,
-            partial_values: buffers.partials,
-            partial_sums: self.partial_sums(buffers, partials_max),
-            out: buffers.out,
-            heads: heads as i32,
-            head_dim: head_dim as i32,
-            scale: self.scale(),
-            reserved: 0,
-        };
-        let columns = (heads * head_dim / COMBINE_COLUMNS).div_ceil(THREADS as usize);
-        Launch::new([columns as u32, rows, 1], THREADS, 0, &params)
     }
 
     /// Two stages of a K and a V tile, and 16 queries a warp.
@@ -287,6 +232,7 @@ mod tests {
             pool: Address(0x2000),
             out: Address(0x3000),
             partials: Address(0x4000),
+            arrivals: Address(0x5000),
         }
     }
 
@@ -326,14 +272,6 @@ mod tests {
     }
 
     #[test]
-    fn combining_covers_every_column_of_every_row() {
-        let op = AttentionOp::new(&shape(9, 3, 64)).unwrap();
-        let launch = op.launch_combine(&buffers(), 7, 11);
-        assert_eq!((launch.kernel, launch.grid), ("forerun_attention_combine", [2, 11, 1]));
-        assert!(launch.grid[0] * launch.threads * 4 >= 9 * 64);
-    }
-
-    #[test]
     fn shapes_without_a_kernel_are_refused_by_name() {
         let message = |s: Shape| AttentionOp::new(&s).unwrap_err().to_string();
         assert!(message(shape(4, 2, 136)).contains("not 136"));
@@ -346,6 +284,5 @@ mod tests {
     #[test]
     fn parameters_have_no_hidden_padding() {
         assert_eq!(AttentionParams::layout().first(), Some(&208));
-        assert_eq!(AttentionCombineParams::layout().first(), Some(&152));
     }
 }

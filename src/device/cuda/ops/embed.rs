@@ -2,7 +2,7 @@
 
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch};
-use super::matrix::{Matrix, layout_of};
+use super::matrix::{Matrix, Preparation, layout_of};
 use bytemuck::{Pod, Zeroable};
 
 /// What the kernel takes; see there.
@@ -16,9 +16,11 @@ pub(crate) struct EmbedParams {
     pub(crate) fed: Address,
     /// bf16 `[T, C]`.
     pub(crate) hidden: Address,
+    /// What the first norm needs of the rows.
+    pub(crate) next: Preparation,
 }
 
-layout_of!(EmbedParams: batch, table, fed, hidden);
+layout_of!(EmbedParams: batch, table, fed, hidden, next);
 
 impl KernelParams for EmbedParams {
     const KERNEL: &'static str = "forerun_embed";

@@ -2,7 +2,7 @@
 
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch};
-use super::matrix::{Matrix, Tiled, Width, launch_tiled, layout_of};
+use super::matrix::{Matrix, PreparedRows, SplitSums, Tiled, Width, launch_tiled, layout_of};
 use bytemuck::{Pod, Zeroable};
 
 /// What the kernels take; see there.
@@ -13,18 +13,17 @@ pub(crate) struct GateUpParams {
     /// `[2 F', C]`, packed as [`Source::Pairs`](super::super::pack::Source), F' = F up to a
     /// multiple of 8.
     pub(crate) pairs: Matrix,
-    /// f32 `[C]`.
-    pub(crate) norm: Address,
-    /// bf16 `[T, C]`.
-    pub(crate) hidden: Address,
+    /// `[T, C]`.
+    pub(crate) rows: PreparedRows,
     /// bf16 `[T, F]`.
     pub(crate) act: Address,
+    pub(crate) split: SplitSums,
     pub(crate) eps: f32,
     /// `F`.
     pub(crate) features: i32,
 }
 
-layout_of!(GateUpParams: batch, pairs, norm, hidden, act, eps, features);
+layout_of!(GateUpParams: batch, pairs, rows, act, split, eps, features);
 
 impl KernelParams for GateUpParams {
     const KERNEL: &'static str = "forerun_gate_up";
@@ -36,7 +35,7 @@ impl Tiled for GateUpParams {
     const WIDTH: Width = Width::Narrow;
 }
 
-/// The launch for a pass of at most `rows` rows.
-pub(crate) fn gate_up(rows: usize, params: &GateUpParams) -> Launch {
-    launch_tiled(rows, |panels| params.pairs.panels().div_ceil(panels), params)
+/// The launch for a pass of at most `rows` rows on a GPU of `sms` SMs.
+pub(crate) fn gate_up(rows: usize, sms: usize, params: &GateUpParams) -> Launch {
+    launch_tiled(rows, |panels| params.pairs.panels().div_ceil(panels), sms, params)
 }

@@ -3,7 +3,7 @@
 
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch, ResultsView};
-use super::matrix::{Matrix, Tiled, Width, launch_tiled, layout_of};
+use super::matrix::{Matrix, PreparedRows, Tiled, Width, launch_tiled, layout_of};
 use bytemuck::{Pod, Zeroable};
 
 /// What the kernels take; see there.
@@ -13,10 +13,8 @@ pub(crate) struct HeadParams {
     pub(crate) batch: Batch,
     /// `[V, C]`.
     pub(crate) weights: Matrix,
-    /// f32 `[C]`.
-    pub(crate) norm: Address,
-    /// bf16 `[T, C]`.
-    pub(crate) hidden: Address,
+    /// `[T, C]`.
+    pub(crate) rows: PreparedRows,
     /// f32 `[full rows, V]`; address 0 where no head is full.
     pub(crate) logits: Address,
     /// [`summaries_bytes`] of scratch.
@@ -28,7 +26,7 @@ pub(crate) struct HeadParams {
 }
 
 layout_of!(
-    HeadParams: batch, weights, norm, hidden, logits, summaries, targets, eps, reserved
+    HeadParams: batch, weights, rows, logits, summaries, targets, eps, reserved
 );
 
 impl KernelParams for HeadParams {
@@ -90,7 +88,7 @@ pub(crate) fn head(heads: usize, params: &HeadParams, results: ResultsView) -> [
         reserved: 0,
     };
     [
-        launch_tiled(heads, |_| summaries_per_head, params),
+        launch_tiled(heads, |_| summaries_per_head, 0, params),
         Launch::new([heads as u32, 1, 1], FINISH_THREADS, 0, &finish),
     ]
 }

@@ -1,8 +1,8 @@
 //! Launches of `kernels/labels.cu`: probabilities over small label sets, all requests at once.
 
 use super::super::launch::{KernelParams, Launch};
-use super::super::layout::{Address, Batch, ResultsView};
-use super::matrix::{Matrix, TokenTile, Width, layout_of};
+use super::super::layout::{Batch, ResultsView};
+use super::matrix::{Matrix, PreparedRows, TokenTile, Width, layout_of};
 use bytemuck::{Pod, Zeroable};
 
 /// Labels a head may have; staging refuses more.
@@ -16,15 +16,13 @@ pub(crate) struct LabelsParams {
     pub(crate) results: ResultsView,
     /// `[V, C]`.
     pub(crate) weights: Matrix,
-    /// f32 `[C]`.
-    pub(crate) norm: Address,
-    /// bf16 `[T, C]`.
-    pub(crate) hidden: Address,
+    /// `[T, C]`.
+    pub(crate) rows: PreparedRows,
     pub(crate) eps: f32,
     pub(crate) reserved: i32,
 }
 
-layout_of!(LabelsParams: batch, results, weights, norm, hidden, eps, reserved);
+layout_of!(LabelsParams: batch, results, weights, rows, eps, reserved);
 
 impl KernelParams for LabelsParams {
     const KERNEL: &'static str = "forerun_labels";

@@ -54,6 +54,73 @@ impl Matrix {
     }
 }
 
+/// Rows that are ready for a matrix behind a norm, `PreparedRows` of `prepared.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct PreparedRows {
+    /// bf16 `[T, C]`: `x g`.
+    pub(crate) scaled: Address,
+    /// f32 `[T, ceil(C / 16)]`: sums of squares of `x`.
+    pub(crate) squares: Address,
+}
+
+/// Columns whose squares are one sum.
+const SQUARE_COLUMNS: usize = 16;
+
+impl PreparedRows {
+    /// Bytes of [`Self::scaled`] and [`Self::squares`] for `rows` rows of `columns`.
+    pub(crate) fn bytes(rows: usize, columns: usize) -> [usize; 2] {
+        [rows * columns * 2, rows * columns.div_ceil(SQUARE_COLUMNS) * 4]
+    }
+}
+
+/// What a kernel that writes hidden states leaves beside them, `Preparation` of `prepared.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Preparation {
+    /// f32 `[C]`, of the norm that comes next.
+    pub(crate) norm: Address,
+    /// Where it goes.
+    pub(crate) rows: PreparedRows,
+}
+
+/// Where CTAs that split K leave their sums, `SplitSums` of `linear.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct SplitSums {
+    /// [`SplitSums::bytes`] of scratch.
+    pub(crate) sums: Address,
+    /// [`SplitSums::arrivals_bytes`], zeros.
+    pub(crate) arrivals: Address,
+}
+
+impl SplitSums {
+    /// Tiles that may be split on a GPU of `sms` SMs: there are two CTAs for each at least.
+    fn tiles(sms: usize) -> usize {
+        sms / 2
+    }
+
+    /// Bytes of scratch for the sums.
+    pub(crate) fn bytes(sms: usize) -> usize {
+        let tile = TokenTile::N64;
+        let features = tile.panels(Width::Narrow) * super::super::pack::PANEL_ROWS;
+        Self::tiles(sms) * SLICES * features * tile.tokens() * 4
+    }
+
+    /// Bytes of the counters.
+    pub(crate) fn arrivals_bytes(sms: usize) -> usize {
+        Self::tiles(sms).max(1) * 4
+    }
+}
+
+/// CTAs that share the slices of K of each of `tiles` tiles: as many as the SMs have room for.
+fn parts(tile: TokenTile, width: Width, tiles: usize, sms: usize) -> usize {
+    if tile.warp_panels(width) == 1 {
+        return 1;
+    }
+    [4, 2].into_iter().find(|parts| tiles * parts <= sms).unwrap_or(1)
+}
+
 /// Tokens of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenTile {
@@ -70,7 +137,7 @@ pub(crate) enum TokenTile {
 /// How a kernel cuts its features: `NarrowTile` or `WideTile` of `staging.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Width {
-    /// One panel a CTA up to 16 tokens, then four.
+    /// One panel a CTA up to 16 tokens, then four, then eight.
     Narrow,
     /// Four panels.
     Wide,
@@ -112,21 +179,27 @@ impl TokenTile {
         }
     }
 
-    /// Panels of a CTA.
-    pub(crate) fn panels(self, width: Width) -> usize {
-        WARPS / self.slice_warps(width)
+    /// Panels that a warp multiplies side by side.
+    fn warp_panels(self, width: Width) -> usize {
+        match (width, self) {
+            (Width::Narrow, Self::N64) => 2,
+            _ => 1,
+        }
     }
 
-    /// Dynamic shared memory of a CTA: staged tokens twice, partial sums, sums of steps twice, sums
-    /// of squares, scales of the norm; `Tile` says how long the rows of each are.
+    /// Panels of a CTA.
+    pub(crate) fn panels(self, width: Width) -> usize {
+        WARPS / self.slice_warps(width) * self.warp_panels(width)
+    }
+
+    /// Dynamic shared memory of a CTA: staged tokens twice, partial sums, scales of the norm.
     pub(crate) fn shared_bytes(self, width: Width) -> u32 {
         let (tokens, slice_warps) = (self.tokens(), self.slice_warps(width));
-        let chunk_steps = if slice_warps == 8 { 4 } else { 16 * 8 / tokens };
+        let warp_panels = self.warp_panels(width);
+        let chunk_steps = if slice_warps == 8 || warp_panels == 2 { 4 } else { 16 * 8 / tokens };
         let staged = 2 * slice_warps * chunk_steps * tokens * 64;
-        let partials = WARPS * tokens / 8 * PARTIAL_BYTES;
-        let step_sums = 2 * slice_warps * (chunk_steps * (tokens + 4) + 2) * 4;
-        let squares = SLICES * (tokens + 1) * 4;
-        (staged + partials + step_sums + squares + tokens * 4) as u32
+        let partials = WARPS * warp_panels * tokens / 8 * PARTIAL_BYTES;
+        (staged + partials + tokens * 4) as u32
     }
 }
 
@@ -138,14 +211,17 @@ pub(super) trait Tiled: KernelParams {
     const WIDTH: Width;
 }
 
-/// Launches the kernel for `rows` rows, with `groups(panels of a CTA)` CTAs along y.
+/// Launches the kernel for `rows` rows, with `groups(panels of a CTA)` CTAs along y, on a GPU of
+/// `sms` SMs.
 pub(super) fn launch_tiled<P: Tiled>(
     rows: usize,
     groups: impl Fn(usize) -> usize,
+    sms: usize,
     params: &P,
 ) -> Launch {
     let tile = TokenTile::for_rows(rows);
-    let grid = [rows.div_ceil(tile.tokens()), groups(tile.panels(P::WIDTH)), 1];
+    let [x, y] = [rows.div_ceil(tile.tokens()), groups(tile.panels(P::WIDTH))];
+    let grid = [x, y, parts(tile, P::WIDTH, x * y, sms)];
     let grid = grid.map(|n| u32::try_from(n).expect("a grid fits 32 bits"));
     assert!(grid[1] < 1 << 16, "{}: {} CTAs along y", P::KERNEL, grid[1]);
     let mut launch = Launch::new(grid, THREADS, tile.shared_bytes(P::WIDTH), params);
@@ -183,12 +259,25 @@ mod tests {
     }
 
     #[test]
-    fn two_ctas_fit_an_sm_of_every_supported_gpu() {
+    fn the_ctas_their_registers_allow_fit_an_sm_of_every_supported_gpu() {
         for tile in TokenTile::ALL {
             for width in [Width::Narrow, Width::Wide] {
+                let ctas = if tile.warp_panels(width) == 2 { 1 } else { 2 };
                 // An A100 has 164 KiB an SM, of which each CTA costs 1 KiB more than it asks for.
-                assert!(2 * (tile.shared_bytes(width) + 1024) <= 164 * 1024, "{tile:?} {width:?}");
+                let bytes = ctas * (tile.shared_bytes(width) + 1024);
+                assert!(bytes <= 164 * 1024, "{tile:?} {width:?}");
             }
+        }
+    }
+
+    #[test]
+    fn k_is_split_where_tiles_of_64_tokens_leave_sms_idle_and_there_is_memory_for_the_sums() {
+        for tiles in 1..300 {
+            assert_eq!(parts(TokenTile::N32, Width::Narrow, tiles, 132), 1);
+            assert_eq!(parts(TokenTile::N64, Width::Wide, tiles, 132), 1);
+            let parts = parts(TokenTile::N64, Width::Narrow, tiles, 132);
+            assert!(parts == 4 || 2 * tiles * parts > 132, "{tiles} tiles in {parts} parts");
+            assert!(parts == 1 || tiles * parts <= 132 && tiles <= SplitSums::tiles(132));
         }
     }
 }

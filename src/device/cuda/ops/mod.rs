@@ -21,15 +21,10 @@ pub(crate) mod sample;
 
 /// Every parameter struct: the file of its kernel, the array that file exports, and what this side
 /// has: its size and the offsets of its fields.
-pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 17] {
+pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 16] {
     [
         ("accept", "forerun_accept_layout", accept::AcceptBuffers::layout()),
         ("attention", "forerun_attention_layout", attention::AttentionParams::layout()),
-        (
-            "attention_combine",
-            "forerun_attention_combine_layout",
-            attention::AttentionCombineParams::layout(),
-        ),
         ("copy", "forerun_copy_rows_layout", copy::CopyRowsParams::layout()),
         ("embed", "forerun_embed_layout", embed::EmbedParams::layout()),
         ("feed", "forerun_feed_layout", feed::FeedParams::layout()),

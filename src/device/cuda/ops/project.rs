@@ -2,7 +2,7 @@
 
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch};
-use super::matrix::{Matrix, Tiled, Width, launch_tiled, layout_of};
+use super::matrix::{Matrix, Preparation, SplitSums, Tiled, Width, launch_tiled, layout_of};
 use bytemuck::{Pod, Zeroable};
 
 /// What the kernels take; see there.
@@ -18,9 +18,12 @@ pub(crate) struct ProjectParams {
     pub(crate) x: Address,
     /// bf16 `[T, C]`, added to.
     pub(crate) hidden: Address,
+    /// What the norm behind the new rows needs of them.
+    pub(crate) next: Preparation,
+    pub(crate) split: SplitSums,
 }
 
-layout_of!(ProjectParams: batch, weights, bias, x, hidden);
+layout_of!(ProjectParams: batch, weights, bias, x, hidden, next, split);
 
 impl KernelParams for ProjectParams {
     const KERNEL: &'static str = "forerun_project";
@@ -32,7 +35,7 @@ impl Tiled for ProjectParams {
     const WIDTH: Width = Width::Narrow;
 }
 
-/// The launch for a pass of at most `rows` rows.
-pub(crate) fn project(rows: usize, params: &ProjectParams) -> Launch {
-    launch_tiled(rows, |panels| params.weights.panels().div_ceil(panels), params)
+/// The launch for a pass of at most `rows` rows on a GPU of `sms` SMs.
+pub(crate) fn project(rows: usize, sms: usize, params: &ProjectParams) -> Launch {
+    launch_tiled(rows, |panels| params.weights.panels().div_ceil(panels), sms, params)
 }

@@ -3,7 +3,7 @@
 
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch};
-use super::matrix::{Matrix, Tiled, Width, launch_tiled, layout_of};
+use super::matrix::{Matrix, PreparedRows, SplitSums, Tiled, Width, launch_tiled, layout_of};
 use crate::device::Shape;
 use bytemuck::{Pod, Zeroable};
 
@@ -24,16 +24,15 @@ pub(crate) struct QkvInput {
     pub(crate) k_bias: Address,
     /// f32 `[G D]`, or address 0.
     pub(crate) v_bias: Address,
-    /// f32 `[C]`.
-    pub(crate) norm: Address,
-    /// bf16 `[T, C]`.
-    pub(crate) hidden: Address,
+    /// `[T, C]`.
+    pub(crate) rows: PreparedRows,
+    pub(crate) split: SplitSums,
     pub(crate) eps: f32,
     pub(crate) reserved: i32,
 }
 
 layout_of!(
-    QkvInput: batch, q, k, v, q_bias, k_bias, v_bias, norm, hidden, eps, reserved
+    QkvInput: batch, q, k, v, q_bias, k_bias, v_bias, rows, split, eps, reserved
 );
 
 impl QkvInput {
@@ -87,13 +86,14 @@ pub(crate) struct QkvOutput {
     pub(crate) pool: Address,
 }
 
-/// The one launch for a pass of at most `rows` rows. The rows of q and k are packed in
+/// The one launch for a pass of at most `rows` rows on a GPU of `sms` SMs. The rows of q and k are packed in
 /// [`RowOrder::Rotary`](super::super::pack::RowOrder).
 ///
 /// # Panics
 /// If the matrices have different columns, or not the shape's rows.
 pub(crate) fn qkv(
     rows: usize,
+    sms: usize,
     shape: &Shape,
     layer: usize,
     input: &QkvInput,
@@ -116,7 +116,7 @@ pub(crate) fn qkv(
         head_dim: head_dim as i32,
         page_tokens: shape.page_tokens as i32,
     };
-    launch_tiled(rows, |panels| input.groups(panels), &params)
+    launch_tiled(rows, |panels| input.groups(panels), sms, &params)
 }
 
 /// What `kernels/qkv_sums.cu` takes; see there.
@@ -148,12 +148,12 @@ pub(crate) fn sums_bytes(rows: usize, heads: usize, kv_heads: usize, head_dim: u
     rows * (heads + 2 * kv_heads) * head_dim * 4
 }
 
-/// The launch for a pass of at most `rows` rows that leaves the sums, f32 `[T, (H + 2 G) D]`, in
+/// The launch for a pass of at most `rows` rows, on a GPU of `sms` SMs, that leaves the sums, f32 `[T, (H + 2 G) D]`, in
 /// `y` for `rope_append`. Rows of all three matrices are in the order of the file.
 ///
 /// # Panics
 /// If the matrices have different columns.
-pub(crate) fn qkv_sums(rows: usize, input: &QkvInput, y: Address) -> Launch {
+pub(crate) fn qkv_sums(rows: usize, sms: usize, input: &QkvInput, y: Address) -> Launch {
     input.assert_one_width();
-    launch_tiled(rows, |panels| input.groups(panels), &QkvSumsParams { input: *input, y })
+    launch_tiled(rows, |panels| input.groups(panels), sms, &QkvSumsParams { input: *input, y })
 }

@@ -17,22 +17,31 @@ fn project_params() -> project::ProjectParams {
         bias: Address(0),
         x: Address(256),
         hidden: Address(512),
+        next: matrix::Preparation { norm: Address(768), rows: ROWS },
+        split: SPLIT,
     }
 }
 
+const ROWS: matrix::PreparedRows =
+    matrix::PreparedRows { scaled: Address(256), squares: Address(1 << 16) };
+const SPLIT: matrix::SplitSums =
+    matrix::SplitSums { sums: Address(1 << 17), arrivals: Address(1 << 18) };
+/// SMs.
+const SMS: usize = 16;
+
 #[test]
-fn a_projection_has_a_cta_for_every_panel_of_few_tokens_and_every_four_of_many() {
+fn a_projection_has_a_cta_for_every_panel_of_few_tokens_and_every_four_or_eight_of_many() {
     // 900 rows are 57 panels.
     for (rows, kernel, grid, shared) in [
-        (1, "forerun_project_n8", [1, 57, 1], 41_408),
-        (8, "forerun_project_n8", [1, 57, 1], 41_408),
-        (9, "forerun_project_n16", [1, 57, 1], 81_632),
-        (17, "forerun_project_n32", [1, 15, 1], 56_768),
-        (64, "forerun_project_n64", [1, 15, 1], 78_272),
-        (65, "forerun_project_n64", [2, 15, 1], 78_272),
-        (300, "forerun_project_n64", [5, 15, 1], 78_272),
+        (1, "forerun_project_n8", [1, 57, 1], 37_920),
+        (8, "forerun_project_n8", [1, 57, 1], 37_920),
+        (9, "forerun_project_n16", [1, 57, 1], 75_840),
+        (17, "forerun_project_n32", [1, 15, 1], 53_376),
+        (64, "forerun_project_n64", [1, 8, 2], 147_712),
+        (65, "forerun_project_n64", [2, 8, 1], 147_712),
+        (300, "forerun_project_n64", [5, 8, 1], 147_712),
     ] {
-        let launch = project::project(rows, &project_params());
+        let launch = project::project(rows, SMS, &project_params());
         assert_eq!((launch.kernel, launch.grid), (kernel, grid), "{rows} rows");
         assert_eq!((launch.threads, launch.shared_bytes), (256, shared), "{rows} rows");
     }
@@ -48,14 +57,14 @@ fn queries_keys_and_values_do_not_share_ctas() {
         q_bias: Address(0),
         k_bias: Address(0),
         v_bias: Address(0),
-        norm: Address(256),
-        hidden: Address(512),
+        rows: ROWS,
+        split: SPLIT,
         eps: 1e-6,
         reserved: 0,
     };
     // 12, 4 and 3 panels; of many tokens four to a CTA.
-    assert_eq!(qkv::qkv_sums(2, &input, Address(1024)).grid, [1, 19, 1]);
-    assert_eq!(qkv::qkv_sums(20, &input, Address(1024)).grid, [1, 5, 1]);
+    assert_eq!(qkv::qkv_sums(2, SMS, &input, Address(1024)).grid, [1, 19, 1]);
+    assert_eq!(qkv::qkv_sums(20, SMS, &input, Address(1024)).grid, [1, 5, 1]);
     assert_eq!(qkv::sums_bytes(3, 6, 2, 32), 3 * 10 * 32 * 4);
 }
 
@@ -64,15 +73,15 @@ fn gate_and_up_have_the_ctas_of_one_matrix() {
     let params = gate_up::GateUpParams {
         batch: Batch::default(),
         pairs: matrix(768, 192),
-        norm: Address(256),
-        hidden: Address(512),
+        rows: ROWS,
         act: Address(1024),
+        split: SPLIT,
         eps: 1e-6,
         features: 384,
     };
-    // 48 panels; of many tokens four to a CTA.
-    for (rows, ctas) in [(1, 48), (9, 48), (17, 12), (64, 12)] {
-        assert_eq!(gate_up::gate_up(rows, &params).grid, [1, ctas, 1]);
+    // 48 panels; of many tokens four or eight to a CTA, and these split K.
+    for (rows, grid) in [(1, [1, 48, 1]), (9, [1, 48, 1]), (17, [1, 12, 1]), (64, [1, 6, 2])] {
+        assert_eq!(gate_up::gate_up(rows, SMS, &params).grid, grid);
     }
 }
 
@@ -81,8 +90,7 @@ fn a_head_leaves_one_summary_for_every_256_logits() {
     let params = head::HeadParams {
         batch: Batch::default(),
         weights: matrix(600, 192),
-        norm: Address(256),
-        hidden: Address(512),
+        rows: ROWS,
         logits: Address(0),
         summaries: Address(1024),
         targets: Address(2048),

@@ -164,10 +164,11 @@ impl Case {
         seed: u64,
         limits: &PlanLimits,
     ) -> (Vec<u16>, Counters, AttentionPlan) {
-        let gpu = Gpu::new(&["attention", "attention_combine"], arch, seed);
+        let gpu = Gpu::new(&["attention"], arch, seed);
         let op = AttentionOp::new(&self.shape).unwrap();
         let plan = plan_attention(&self.batch, self.shape.heads, self.shape.kv_heads, limits);
         let out_count = self.q.len();
+        let arrivals = vec![0_i32; self.batch.rows() * self.shape.kv_heads];
         let buffers = AttentionBuffers {
             batch: stage(&gpu, &self.batch, &plan),
             q: gpu.upload(&self.q, "q"),
@@ -175,14 +176,12 @@ impl Case {
             out: gpu.unwritten(out_count * 2, "out"),
             partials: gpu
                 .unwritten(AttentionOp::partial_bytes(&self.shape, plan.partials), "partials"),
+            arrivals: gpu.upload(&arrivals, "arrivals"),
         };
         // A bucketed grid is larger than the work.
         let items = plan.work.len() as u32 + 3;
         let counters = gpu.run(&op.launch(LAYER, &buffers, plan.partials, items));
-        if plan.partials > 0 {
-            let rows = self.batch.rows() as u32 + 2;
-            gpu.run(&op.launch_combine(&buffers, plan.partials, rows));
-        }
+        assert_eq!(gpu.read::<i32>(buffers.arrivals, arrivals.len()), arrivals, "zeros are left");
         (gpu.read(buffers.out, out_count), counters, plan)
     }
 
@@ -207,10 +206,8 @@ impl Case {
 /// Uploads what attention reads of a pass.
 fn stage(gpu: &Gpu, batch: &RaggedBatch, plan: &AttentionPlan) -> Batch {
     let mut masks: Vec<u64> = Vec::new();
-    let mut row_groups: Vec<i32> = Vec::new();
     let mut groups = Vec::new();
-    for (index, group) in batch.groups.iter().enumerate() {
-        row_groups.extend(group.rows.clone().map(|_| index as i32));
+    for group in &batch.groups {
         groups.push(Group {
             row_begin: group.rows.start as i32,
             rows: group.rows.len() as i32,
@@ -237,7 +234,6 @@ fn stage(gpu: &Gpu, batch: &RaggedBatch, plan: &AttentionPlan) -> Batch {
     Batch {
         counts: gpu.upload(&[counts], "counts"),
         groups: gpu.upload(&groups, "groups"),
-        row_groups: gpu.upload(&row_groups, "row groups"),
         pages: gpu.upload(&pages, "pages"),
         masks: gpu.upload(&masks, "masks"),
         work: gpu.upload(&plan.work, "work"),

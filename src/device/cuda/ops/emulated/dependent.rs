@@ -3,7 +3,7 @@
 //! The software GPU holds every launch of these tests to the rules on compute_90; here they are
 //! broken on purpose, in the PTX.
 
-use super::weights::{NONE, Weights, batch};
+use super::weights::{NONE, SMS, Weights, batch, preparation, prepared, split};
 use super::{Gpu, kernels, ptx, text};
 use crate::device::cuda::launch::Launch;
 use crate::device::cuda::layout::{Address, HeadOut, ResultsView, SampleOut};
@@ -18,9 +18,10 @@ use half::bf16;
 
 const WAIT: &str = "griddepcontrol.wait";
 const COLUMNS: usize = 256;
-/// Rows of activations are copied in pieces of 16 bytes if they have a multiple of 8 elements.
-const FEATURES: usize = 96;
-const UNEVEN_FEATURES: usize = 100;
+/// Each of eight warps has a unit of these columns, so that all of them copy activations; that is
+/// done in pieces of 8 bytes if there is a multiple of 4 elements.
+const FEATURES: usize = 1024;
+const UNEVEN_FEATURES: usize = 1022;
 
 fn same(ptx: &str) -> String {
     ptx.to_owned()
@@ -67,15 +68,17 @@ fn project_behind_gate_up(
     let pairs = Weights::pairs(&gpu, [kind; 2], features, COLUMNS, &mut random).matrix;
     let down = Weights::random(&gpu, kind, 16, features, &mut random);
     let batch = batch(&gpu, [rows, 0, 0, 0, 0, 0, 0, 0]);
-    let norm = gpu.upload(&random.floats(COLUMNS), "norm");
-    let hidden = gpu.upload(&random.bf16s(COLUMNS), "hidden");
+    let norm = random.floats(COLUMNS);
+    let rows = prepared(&gpu, &random.bf16s(COLUMNS), &norm);
     let residual = gpu.upload(&random.bf16s(16), "residual");
     let act = gpu.unwritten(features * 2, "act");
-    let (eps, of_gate) = (1e-6, features as i32);
-    let params = GateUpParams { batch, pairs, norm, hidden, act, eps, features: of_gate };
-    gpu.run(&gate_up(1, &params));
+    let (eps, of_gate, split) = (1e-6, features as i32, split(&gpu, SMS));
+    let next = preparation(&gpu, 1, &[1.0; 16]);
+    let params = GateUpParams { batch, pairs, rows, act, split, eps, features: of_gate };
+    gpu.run(&gate_up(1, SMS, &params));
     let (weights, bias) = (down.matrix, NONE);
-    gpu.try_run(&project(1, &ProjectParams { batch, weights, bias, x: act, hidden: residual }))
+    let params = ProjectParams { batch, weights, bias, x: act, hidden: residual, next, split };
+    gpu.try_run(&project(1, SMS, &params))
 }
 
 #[test]
@@ -95,13 +98,12 @@ fn every_kernel_for_9_0_waits_and_lets_the_next_one_begin_and_no_older_one_does(
 
 #[test]
 fn the_first_weights_are_under_way_before_the_kernel_before_has_ended() {
-    // Of 96 columns, three steps of 32, the first warps of eight have one each: of bf16 two loads;
-    // the other formats have their scales too.
-    for kind in [BlockType::BF16, BlockType::Q8_0] {
+    // A warp's four steps: of bf16 two loads each; of Q8_0 one, and one for their scales.
+    for (kind, loads) in [(BlockType::BF16, 8), (BlockType::Q8_0, 5)] {
         let counters = project_behind_gate_up(1, FEATURES, kind, same).unwrap();
         let counts = 8;
         assert_eq!(counters.dependency_waits, 8, "{kind}");
-        assert!(counters.early_load_requests >= counts + 2, "{kind}: {counters:?}");
+        assert!(counters.early_load_requests >= counts + 8 * loads, "{kind}: {counters:?}");
     }
 }
 
@@ -165,7 +167,8 @@ impl FedPass {
             ..ResultsView::default()
         };
         let hidden = gpu.unwritten(3 * 32 * 2, "hidden");
-        let params = EmbedParams { batch, table: table.matrix, fed: lists[1], hidden };
+        let next = preparation(&gpu, 3, &[1.0; 32]);
+        let params = EmbedParams { batch, table: table.matrix, fed: lists[1], hidden, next };
         let launches = [feed(2, batch, lists, &before, 37), embed(3, &params)];
         Self { gpu, table, hidden, launches }
     }

@@ -1,7 +1,7 @@
 //! The vocabulary head and the label head.
 
 use super::Gpu;
-use super::weights::{Sum, Weights, assert_close, batch, gpu, normed};
+use super::weights::{Sum, Weights, assert_close, batch, gpu, normed, prepared};
 use crate::device::BlockType;
 use crate::device::cuda::layout::{HeadOut, LabelHead, ResultsView, VocabHead};
 use crate::device::cuda::ops::{head, labels};
@@ -56,8 +56,7 @@ impl Model<'_> {
         let params = head::HeadParams {
             batch,
             weights: self.weights.matrix,
-            norm: gpu.upload(self.norm, "norm"),
-            hidden: gpu.upload(self.hidden, "hidden"),
+            rows: prepared(gpu, self.hidden, self.norm),
             logits,
             summaries: gpu.unwritten(head::summaries_bytes(count, vocab), "summaries"),
             targets: gpu.unwritten(head::targets_bytes(count), "targets"),
@@ -103,8 +102,7 @@ impl Model<'_> {
                 batch,
                 results,
                 weights: self.weights.matrix,
-                norm: gpu.upload(self.norm, "norm"),
-                hidden: gpu.upload(self.hidden, "hidden"),
+                rows: prepared(gpu, self.hidden, self.norm),
                 eps: EPS,
                 reserved: 0,
             },

@@ -2,7 +2,9 @@
 //! what the kernels cost.
 
 use super::Gpu;
-use super::weights::{FORMATS, NONE, Weights, batch, gpu};
+use super::weights::{
+    FORMATS, NONE, SMS, Weights, assert_prepared, batch, gpu, preparation, prepared, split,
+};
 use crate::device::BlockType;
 use crate::device::cuda::layout::{ResultsView, VocabHead};
 use crate::device::cuda::ops::{gate_up, head, project, qkv};
@@ -10,7 +12,9 @@ use crate::device::cuda::samples::Random;
 use half::bf16;
 
 const TOTAL: usize = 300;
-const COUNTS: [usize; 9] = [1, 2, 3, 16, 17, 64, 65, 100, 300];
+const COUNTS: [usize; 10] = [1, 2, 3, 16, 17, 63, 64, 65, 100, 300];
+/// SMs of the GPU that a pass is launched for, by its rows: K is split in 1, 2 and 4 parts.
+const OF_SMS: [usize; 3] = [16, 2, 4];
 
 /// Every matrix operation on one set of weights; the bits it leaves for `rows`, which are rows of a
 /// larger set of hidden states.
@@ -38,10 +42,11 @@ impl Everything {
         let (q, k, v) = (weights(20), weights(9), weights(16));
         let (project_w, head_w) = (weights(33), weights(270));
         let pairs = Weights::pairs(gpu, [self.kind; 2], 24, cols, &mut random);
-        let norm = gpu.upload(&random.floats(cols), "norm");
+        let (norm, sms) = (random.floats(cols), OF_SMS[count % OF_SMS.len()]);
+        let split = split(gpu, sms);
         let x: Vec<bf16> =
             rows.iter().flat_map(|r| &self.hidden[r * cols..][..cols]).copied().collect();
-        let hidden = gpu.upload(&x, "hidden");
+        let hidden = prepared(gpu, &x, &norm);
         let mut batch = batch(gpu, [count as i32, 0, count as i32, 0, 0, 0, 0, 0]);
         let heads: Vec<VocabHead> = (0..count as i32)
             .map(|row| VocabHead { row, kind: 1, argument: 123, result: row })
@@ -57,42 +62,47 @@ impl Everything {
             q_bias: NONE,
             k_bias: NONE,
             v_bias: NONE,
-            norm,
-            hidden,
+            rows: hidden,
+            split,
             eps: 1e-6,
             reserved: 0,
         };
-        gpu.run(&qkv::qkv_sums(count, &input, y));
+        gpu.run(&qkv::qkv_sums(count, sms, &input, y));
         let act = gpu.unwritten(count * 24 * 2, "act");
         gpu.run(&gate_up::gate_up(
             count,
+            sms,
             &gate_up::GateUpParams {
                 batch,
                 pairs: pairs.matrix,
-                norm,
-                hidden,
+                rows: hidden,
                 act,
+                split,
                 eps: 1e-6,
                 features: 24,
             },
         ));
         let out = gpu.upload(&vec![bf16::ONE; count * 33], "out");
+        let next_norm = random.floats(33);
+        let next = preparation(gpu, count, &next_norm);
         gpu.run(&project::project(
             count,
+            sms,
             &project::ProjectParams {
                 batch,
                 weights: project_w.matrix,
                 bias: NONE,
-                x: hidden,
+                x: hidden.scaled,
                 hidden: out,
+                next,
+                split,
             },
         ));
         let results = gpu.unwritten(count * 16, "results");
         let params = head::HeadParams {
             batch,
             weights: head_w.matrix,
-            norm,
-            hidden,
+            rows: hidden,
             logits: NONE,
             summaries: gpu.unwritten(head::summaries_bytes(count, 270), "summaries"),
             targets: gpu.unwritten(head::targets_bytes(count), "targets"),
@@ -107,6 +117,7 @@ impl Everything {
         let y: Vec<u32> = gpu.read(y, count * 45);
         let act: Vec<u16> = gpu.read(act, count * 24);
         let out: Vec<u16> = gpu.read(out, count * 33);
+        assert_prepared(gpu, &next, bytemuck::cast_slice(&out), &next_norm);
         let results: Vec<u32> = gpu.read(results, count * 4);
         (0..count)
             .map(|t| {
@@ -178,12 +189,15 @@ fn weights_are_read_once_in_whole_sectors() {
             let weights = Weights::random(&gpu, kind, features, cols, &mut random);
             let counters = gpu.run(&project::project(
                 rows,
+                SMS,
                 &project::ProjectParams {
                     batch: batch(&gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
                     weights: weights.matrix,
                     bias: NONE,
                     x: gpu.upload(&random.bf16s(rows * cols), "x"),
                     hidden: gpu.upload(&random.bf16s(rows * features), "hidden"),
+                    next: preparation(&gpu, rows, &random.floats(features)),
+                    split: split(&gpu, SMS),
                 },
             ));
             let sectors = counters.sectors_loaded[&weights.matrix.data.0];
@@ -191,8 +205,8 @@ fn weights_are_read_once_in_whole_sectors() {
                 "{kind} {rows} rows: {sectors} sectors of weights, floor {}; {counters:?}",
                 weights.bytes / 32
             );
-            // A K-quant's scales are fetched once a unit, twice a block.
-            assert!(sectors * 32 <= weights.bytes * 112 / 100, "{kind}: {sectors} sectors");
+            // The high bits and scales of Q6_K are fetched once a unit.
+            assert!(sectors * 32 <= weights.bytes * 103 / 100, "{kind}: {sectors} sectors");
             assert_eq!(counters.local_bytes, 0);
         }
     }

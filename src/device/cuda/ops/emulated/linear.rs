@@ -1,7 +1,10 @@
 //! Projections, queries, keys and values, gate and up.
 
 use super::Gpu;
-use super::weights::{FORMATS, NONE, ROWS, Weights, assert_close, batch, gpu, half_ulp, normed};
+use super::weights::{
+    FORMATS, NONE, ROWS, SMS, Weights, assert_close, assert_prepared, batch, gpu, half_ulp, normed,
+    preparation, prepared, split,
+};
 use crate::device::BlockType;
 use crate::device::cuda::ops::{gate_up, project};
 use crate::device::cuda::samples::Random;
@@ -27,18 +30,25 @@ fn project_once(
 ) -> Vec<bf16> {
     let rows = x.len() / weights.cols;
     let out = gpu.upload(before, "hidden");
+    let norm: Vec<f32> = (0..before.len() / rows).map(|i| 1.0 - i as f32 / 300.0).collect();
+    let next = preparation(gpu, rows, &norm);
     let launch = project::project(
         rows,
+        SMS,
         &project::ProjectParams {
             batch: batch(gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
             weights: weights.matrix,
             bias: bias.map_or(NONE, |b| gpu.upload(b, "bias")),
             x: gpu.upload(x, "x"),
             hidden: out,
+            next,
+            split: split(gpu, SMS),
         },
     );
     gpu.run(&launch);
-    gpu.read(out, before.len())
+    let now = gpu.read(out, before.len());
+    assert_prepared(gpu, &next, &now, &norm);
+    now
 }
 
 fn check_project(kind: BlockType, rows: usize, features: usize, cols: usize, biased: bool) {
@@ -113,18 +123,24 @@ fn rows_beyond_the_count_are_neither_read_nor_written() {
         let (x, out) = (gpu.unwritten(bucket * 128, "x"), gpu.unwritten(bucket * 48, "hidden"));
         gpu.write(x, &random.bf16s(rows * 64));
         gpu.write(out, &random.bf16s(rows * 24));
+        let next = preparation(&gpu, bucket, &[1.0; 24]);
         let launch = project::project(
             bucket,
+            SMS,
             &project::ProjectParams {
                 batch: batch(&gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
                 weights: weights.matrix,
                 bias: NONE,
                 x,
                 hidden: out,
+                next,
+                split: split(&gpu, SMS),
             },
         );
         gpu.run(&launch);
-        assert!(gpu.untouched(out.offset(rows * 48), (bucket - rows) * 48));
+        for (left, row_bytes) in [(out, 48), (next.rows.scaled, 48), (next.rows.squares, 8)] {
+            assert!(gpu.untouched(left.offset(rows * row_bytes), (bucket - rows) * row_bytes));
+        }
     }
 }
 
@@ -139,12 +155,13 @@ fn gate_up_once(
     let act = gpu.unwritten(rows * features * 2, "act");
     let launch = gate_up::gate_up(
         rows,
+        SMS,
         &gate_up::GateUpParams {
             batch: batch(gpu, [rows as i32, 0, 0, 0, 0, 0, 0, 0]),
             pairs: pairs.matrix,
-            norm: gpu.upload(norm, "norm"),
-            hidden: gpu.upload(x, "hidden"),
+            rows: prepared(gpu, x, norm),
             act,
+            split: split(gpu, SMS),
             eps: EPS,
             features: features as i32,
         },

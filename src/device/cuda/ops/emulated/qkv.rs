@@ -1,7 +1,9 @@
 //! Queries, keys and values: the sums against f64, and the one launch against the two it replaces.
 
 use super::Gpu;
-use super::weights::{FORMATS, NONE, ROWS, Weights, assert_close, batch, gpu, normed};
+use super::weights::{
+    FORMATS, NONE, ROWS, SMS, Weights, assert_close, batch, gpu, normed, prepared, split,
+};
 use crate::device::cuda::ops::qkv::{self, QkvInput, QkvOutput};
 use crate::device::cuda::ops::rope_append::{RopeAppendBuffers, rope_append};
 use crate::device::cuda::pack::Source;
@@ -32,12 +34,12 @@ fn sums_once(
         q_bias,
         k_bias,
         v_bias,
-        norm: gpu.upload(norm, "norm"),
-        hidden: gpu.upload(x, "hidden"),
+        rows: prepared(gpu, x, norm),
+        split: split(gpu, SMS),
         eps: EPS,
         reserved: 0,
     };
-    gpu.run(&qkv::qkv_sums(rows, &input, y));
+    gpu.run(&qkv::qkv_sums(rows, SMS, &input, y));
     gpu.read(y, rows * width)
 }
 
@@ -139,8 +141,8 @@ fn both_ways(kinds: [BlockType; 3], heads: [usize; 2], head_dim: usize, rows: us
     batch.slots = gpu.upload(&slots, "slots");
     let biases: [_; 3] = std::array::from_fn(|i| gpu.upload(&random.floats(sizes[i]), "bias"));
     let rope = gpu.upload(&random.floats(positions * head_dim), "rope");
-    let norm = gpu.upload(&random.floats(cols), "norm");
-    let hidden = gpu.upload(&random.bf16s(rows * cols), "hidden");
+    let norm = random.floats(cols);
+    let hidden = prepared(&gpu, &random.bf16s(rows * cols), &norm);
     let input = |rotary| QkvInput {
         batch,
         q: packed(0, rotary),
@@ -149,8 +151,8 @@ fn both_ways(kinds: [BlockType; 3], heads: [usize; 2], head_dim: usize, rows: us
         q_bias: biases[0],
         k_bias: biases[1],
         v_bias: biases[2],
-        norm,
-        hidden,
+        rows: hidden,
+        split: split(&gpu, SMS),
         eps: EPS,
         reserved: 0,
     };
@@ -163,12 +165,12 @@ fn both_ways(kinds: [BlockType; 3], heads: [usize; 2], head_dim: usize, rows: us
 
     let (q, pool) = memory();
     let output = QkvOutput { rope, q, pool };
-    gpu.run(&qkv::qkv(rows, &shape, 1, &input(true), &output));
+    gpu.run(&qkv::qkv(rows, SMS, &shape, 1, &input(true), &output));
     let one_launch = left((q, pool));
 
     let (q, pool) = memory();
     let y = gpu.unwritten(rows * sizes.iter().sum::<usize>() * 4, "y");
-    gpu.run(&qkv::qkv_sums(rows, &input(false), y));
+    gpu.run(&qkv::qkv_sums(rows, SMS, &input(false), y));
     let buffers = RopeAppendBuffers { batch, y, rope, q_norm: NONE, k_norm: NONE, q, pool };
     gpu.run(&rope_append(rows, &shape, 1, &buffers));
     Ways { one_launch, two_launches: left((q, pool)) }

@@ -1,6 +1,8 @@
 //! What works row by row: the embedding, and from sums to queries and the cache.
 
-use super::weights::{NONE, Weights, assert_close, batch, gpu, half_ulp};
+use super::weights::{
+    NONE, Weights, assert_close, assert_prepared, batch, gpu, half_ulp, preparation,
+};
 use crate::device::cuda::ops::embed::{EmbedParams, embed};
 use crate::device::cuda::ops::rope_append::{RopeAppendBuffers, rope_append};
 use crate::device::cuda::samples::Random;
@@ -18,9 +20,12 @@ fn an_embedding_row_is_the_decoded_row_rounded_once() {
         let mut batch = batch(&gpu, [tokens.len() as i32, 0, 0, 0, 0, 0, 0, 0]);
         batch.tokens = gpu.upload(&tokens, "tokens");
         let hidden = gpu.unwritten(16 * cols * 2, "hidden");
-        let params = EmbedParams { batch, table: weights.matrix, fed: NONE, hidden };
+        let norm = random.floats(cols);
+        let next = preparation(&gpu, 16, &norm);
+        let params = EmbedParams { batch, table: weights.matrix, fed: NONE, hidden, next };
         gpu.run(&embed(16, &params));
         let got: Vec<bf16> = gpu.read(hidden, tokens.len() * cols);
+        assert_prepared(&gpu, &next, &got, &norm);
         for (row, token) in tokens.iter().enumerate() {
             for col in 0..cols {
                 let expected = weights.values[*token as usize * cols + col] as f32;

@@ -8,7 +8,7 @@
 use super::{ARCHS, Gpu};
 use crate::device::blocks::dequantize_row;
 use crate::device::cuda::layout::{Address, Batch};
-use crate::device::cuda::ops::matrix::Matrix;
+use crate::device::cuda::ops::matrix::{Matrix, Preparation, PreparedRows, SplitSums};
 use crate::device::cuda::pack::{Format, Packing, Source};
 use crate::device::cuda::samples::{Random, random_bytes};
 use crate::device::{BlockType, MatrixView};
@@ -137,6 +137,61 @@ pub(super) fn normed(hidden: &[bf16], norm: &[f32], eps: f32, rounded: bool) -> 
         false => x.to_f64() * f64::from(*g),
     });
     (staged.collect(), scale)
+}
+
+/// The same rows as kernels that write hidden states leave them: `x g` rounded, and the sum of
+/// squares of every 16 columns, in their order.
+pub(super) fn prepared(gpu: &Gpu, hidden: &[bf16], norm: &[f32]) -> PreparedRows {
+    let rows = hidden.chunks_exact(norm.len());
+    let scaled: Vec<bf16> = rows
+        .clone()
+        .flat_map(|row| row.iter().zip(norm).map(|(x, g)| bf16::from_f32(x.to_f32() * g)))
+        .collect();
+    let squares: Vec<f32> = rows.flat_map(|row| row.chunks(16).map(squares_of_panel)).collect();
+    PreparedRows {
+        scaled: gpu.upload(&scaled, "scaled rows"),
+        squares: gpu.upload(&squares, "squares"),
+    }
+}
+
+/// Four columns in a lane, four lanes in a butterfly.
+pub(super) fn squares_of_panel(columns: &[bf16]) -> f32 {
+    let mut lanes = [0.0_f32; 4];
+    for (lane, four) in lanes.iter_mut().zip(columns.chunks(4)) {
+        *lane = four.iter().fold(0.0, |sum, x| x.to_f32().mul_add(x.to_f32(), sum));
+    }
+    (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
+}
+
+/// Room for what a kernel that writes `rows` rows of `norm.len()` columns leaves for `norm`.
+pub(super) fn preparation(gpu: &Gpu, rows: usize, norm: &[f32]) -> Preparation {
+    let [scaled, squares] = PreparedRows::bytes(rows, norm.len());
+    let rows = PreparedRows {
+        scaled: gpu.unwritten(scaled, "scaled rows"),
+        squares: gpu.unwritten(squares, "squares"),
+    };
+    Preparation { norm: gpu.upload(norm, "norm"), rows }
+}
+
+/// Asserts that `left` is what the hidden states `rows` are for `norm`, bit for bit.
+pub(super) fn assert_prepared(gpu: &Gpu, left: &Preparation, rows: &[bf16], norm: &[f32]) {
+    let want = prepared(gpu, rows, norm);
+    let count = rows.len() / norm.len() * norm.len().div_ceil(16);
+    let scaled = |at| gpu.read::<u16>(at, rows.len());
+    let squares = |at| gpu.read::<u32>(at, count);
+    assert_eq!(scaled(left.rows.scaled), scaled(want.scaled), "rows times the norm's weight");
+    assert_eq!(squares(left.rows.squares), squares(want.squares), "sums of squares");
+}
+
+/// SMs that these tests launch for: enough that tiles of 64 tokens are split.
+pub(super) const SMS: usize = 16;
+
+/// Room for the sums of kernels that split K.
+pub(super) fn split(gpu: &Gpu, sms: usize) -> SplitSums {
+    SplitSums {
+        sums: gpu.unwritten(SplitSums::bytes(sms), "split sums"),
+        arrivals: gpu.upload(&vec![0_u8; SplitSums::arrivals_bytes(sms)], "arrivals"),
+    }
 }
 
 /// What rounding `value` to bf16 may change.
