@@ -14,7 +14,7 @@
 // column of B in one way, wherever in the tile they are, and a key that a query does not see adds
 // exact zeros.
 //
-// Order, per query: splits of 256 keys, blocks of 32; in a block one maximum, one rescaling, then
+// Order, per query: splits of 128 keys, blocks of 32; in a block one maximum, one rescaling, then
 // 16 keys an mma, rising. Scores are unscaled f32; weights 2^(scale (s - max)) are rounded to bf16.
 // Their sum is one more value column, of ones: the sum of the rounded weights.
 //

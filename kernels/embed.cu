@@ -112,6 +112,7 @@ __device__ inline void embed(const EmbedParams& p) {
     const bool exists = i < pieces;
     const int step = i / 4, quarter = i % 4, first = step * kStepColumns + quarter * 4;
     float low[4] = {}, high[4] = {};
+    __syncwarp();  // Lanes that come here one by one would load one by one.
     if (exists) {
       const Piece piece = load_piece(p.table, token, step, quarter);
       store_four(out + first, columns - first, piece.quants.x, piece.quants.y, piece.scale[0],

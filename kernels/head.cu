@@ -8,10 +8,10 @@
 // heads may name one row.
 // Workspace: summaries [heads][ceil(V / 256)] of 16 bytes; targets [heads] f32, the logit that a
 // LogProb head asks about, written by the one CTA that has it.
-// Grid of forerun_head: x = ceil(heads / heads of the tile), y = ceil(V / 256); 256 threads; four
-// groups of 64 vocabulary rows one after another. Entries forerun_head_n8, _n16, _n32, _n64 differ
-// in heads a tile only and give the same bits: common/linear.cuh has the order of summation, and
-// the shared memory; summaries are merged by panel of 16 rows in order of ids.
+// Grid of forerun_head: x = ceil(heads / heads of the tile), y = ceil(V / 256); 256 threads, for
+// one tile of vocabulary rows after another. Entries forerun_head_n8, _n16, _n32, _n64 differ in
+// heads a tile only and give the same bits: common/linear.cuh has the order of summation, and the
+// shared memory; summaries are merged by panel of 16 rows in order of ids.
 // Grid of forerun_head_finish: heads; 256 threads; thread i merges summaries i, i + 256, ..., then
 // threads merge in a tree.
 // Bound: memory, the bytes of W. Error: one bf16 rounding of each x g.
@@ -20,9 +20,8 @@
 
 namespace forerun {
 
-constexpr int kHeadGroups = 4;
-constexpr int kHeadFeatures = kHeadGroups * 64;
-static_assert(WideTile<8>::kPanels * kPanelRows * kHeadGroups == kHeadFeatures, "rows of a CTA");
+// Vocabulary rows of a CTA.
+constexpr int kHeadFeatures = 256;
 
 struct HeadParams {
   Batch batch;
@@ -125,21 +124,20 @@ __device__ inline void head(const HeadParams& p) {
   using T = WideTile<kTokenTiles>;
   __shared__ LogitSummary running[T::kTokens];
   const int first_head = blockIdx.x * T::kTokens;
-  int tokens = 0;
   if (threadIdx.x < T::kTokens) running[threadIdx.x] = LogitSummary::none();
-#pragma unroll 1
-  for (int group = 0; group < kHeadGroups; ++group) {
-    const int first_panel = (blockIdx.y * kHeadGroups + group) * T::kPanels;
-    if (first_panel >= p.weights.panels()) break;
-    Activations in = Activations::normed(p.rows, p.weights.columns, p.eps);
-    if (group > 0) in.squares = nullptr;  // Its scales are there already.
-    tokens = multiply_tile<T>(
-        in, HeadRows{p.batch.vocab_heads + first_head},
-        [&] { return p.batch.counts[kVocabHeads] - first_head; },
-        panels_of<T>(p.weights, first_panel), SplitSums{});
-    if (tokens == 0) return;
-    take_group<T>(p, first_head, tokens, first_panel, running);
-  }
+  constexpr int kGroups = kHeadFeatures / (T::kPanels * kPanelRows);
+  const int first = blockIdx.y * kGroups;
+  const int groups = ceil_div(p.weights.panels(), T::kPanels);
+  const int tokens = multiply_groups<T>(
+      Activations::normed(p.rows, p.weights.columns, p.eps),
+      HeadRows{p.batch.vocab_heads + first_head},
+      [&] { return p.batch.counts[kVocabHeads] - first_head; },
+      GroupRun(first, min_of(first + kGroups, groups)),
+      [&](int group) { return panels_of<T>(p.weights, group * T::kPanels); }, SplitSums{},
+      [&](int group, int found) {
+        take_group<T>(p, first_head, found, group * T::kPanels, running);
+      });
+  if (tokens == 0) return;
   __syncthreads();
   const int token = threadIdx.x;
   if (token < tokens) {
@@ -224,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forerun_head_n32(const __grid_constant__ HeadParams p) {
   forerun::head<4>(p);
 }
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(256, 1)
     forerun_head_n64(const __grid_constant__ HeadParams p) {
   forerun::head<8>(p);
 }

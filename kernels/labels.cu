@@ -61,22 +61,24 @@ __device__ inline void labels(const LabelsParams& p) {
   const LabelHead head = p.batch.label_heads[blockIdx.x];
   const int* ids = p.batch.labels + head.first_label;
   const int lane = threadIdx.x % 32;
-  for (int first = 0; first < head.labels; first += kPanelRows) {
-    // Lanes without a label of their own multiply the last one again; nobody reads it.
-    const int low = min_of(first + lane / 4, head.labels - 1);
-    const int high = min_of(first + lane / 4 + 8, head.labels - 1);
-    const WarpWeights<T, GatheredRows> weights = {{GatheredRows(p.weights, ids[low], ids[high])},
-                                                  p.weights.format, true};
-    Activations in = Activations::normed(p.rows, p.weights.columns, p.eps);
-    if (first > 0) in.squares = nullptr;  // Its scale is there already.
-    multiply_tile<T>(in, OneRow{head.row}, [] { return 1; }, weights, SplitSums{});
-    if (threadIdx.x >= 32) continue;
-    Quad quad = combine<T>(0, 0);
-    if (quad.token != 0) continue;
-    quad.scale(Staged<T>::scales()[0]);
+  multiply_groups<T>(
+      Activations::normed(p.rows, p.weights.columns, p.eps), OneRow{head.row}, [] { return 1; },
+      GroupRun(0, ceil_div(head.labels, kPanelRows)),
+      [&](int group) {
+        // Lanes without a label of their own multiply the last one again; nobody reads it.
+        const int low = min_of(group * kPanelRows + lane / 4, head.labels - 1);
+        const int high = min_of(group * kPanelRows + lane / 4 + 8, head.labels - 1);
+        return WarpWeights<T, GatheredRows>{{GatheredRows(p.weights, ids[low], ids[high])},
+                                            p.weights.format, true};
+      },
+      SplitSums{}, [&](int group, int) {
+        if (threadIdx.x >= 32) return;
+        Quad quad = combine<T>(0, 0);
+        if (quad.token != 0) return;
+        quad.scale(Staged<T>::scales()[0]);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) logits[first + quad.feature + i] = quad.y[i];
-  }
+        for (int i = 0; i < 4; ++i) logits[group * kPanelRows + quad.feature + i] = quad.y[i];
+      });
   if (threadIdx.x >= 32) return;
   __syncwarp();
   finish_labels(p, head, logits);

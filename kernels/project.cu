@@ -1,10 +1,10 @@
 // hidden[t, n] += sum_k W[n, k] x[t, k] + b[n]: output projection of attention, down projection.
 //
 // x [T, K] bf16; W [N, K] packed (common/weights.cuh); b [N] f32 or none; hidden [T, N] bf16, read,
-// added to in f32 and rounded once. x and hidden do not overlap. Where a norm comes next, what it
-// needs of the new rows is left beside them (common/prepared.cuh).
-// Grid: x = ceil(T / tokens of the tile), y = ceil(N / features of the tile), z: CTAs that share the
-// slices of K, 1 but for _n64; 256 threads.
+// added to in f32 and rounded once. x and hidden do not overlap. What the next norm needs of the new
+// rows is left beside them (common/prepared.cuh).
+// Grid: x = ceil(T / tokens of the tile), y = ceil(N / features of the tile), z: CTAs that
+// share the slices of K, 1 but for _n64; 256 threads.
 // Entries forerun_project_n8, _n16, _n32, _n64 differ in tokens a tile only and give the same bits:
 // common/linear.cuh has the order of summation, and the shared memory.
 // Bound: memory, the bytes of W and T (2 K + 6 N); no other traffic but x once a CTA, from L2.
@@ -57,23 +57,22 @@ template <int kTokenTiles>
 __device__ inline void project(const ProjectParams& p) {
   using T = NarrowTile<kTokenTiles>;
   const int first_row = blockIdx.x * T::kTokens;
-  const int first_panel = blockIdx.y * T::kPanels;
-  const int tokens = multiply_tile<T>(
+  multiply_groups<T>(
       Activations::plain(p.x, p.weights.columns), ConsecutiveRows{first_row},
-      [&] { return p.batch.counts[kRows] - first_row; }, panels_of<T>(p.weights, first_panel),
-      p.split);
-  if (tokens == 0) return;
-  for_each_panel_tile<T>([&](int panel, int token_tile) {
-    const Quad quad = combine<T>(panel, token_tile);
-    const int feature = (first_panel + panel) * kPanelRows + quad.feature;
-    const int row = first_row + quad.token;
-    const bool exists = quad.token < tokens && feature < p.weights.rows;
-    float now[4] = {};
-    if (exists) add_to_hidden(p, quad, row, feature, now);
-    if (p.next.norm != nullptr) {
-      leave_prepared(p.next, exists, row, feature, p.weights.rows, now);
-    }
-  });
+      [&] { return p.batch.counts[kRows] - first_row; },
+      OneGroup(),
+      [&](int group) { return panels_of<T>(p.weights, group * T::kPanels); }, p.split,
+      [&](int group, int tokens) {
+        for_each_panel_tile<T>([&](int panel, int token_tile) {
+          const Quad quad = combine<T>(panel, token_tile);
+          const int feature = (group * T::kPanels + panel) * kPanelRows + quad.feature;
+          const int row = first_row + quad.token;
+          const bool exists = quad.token < tokens && feature < p.weights.rows;
+          float now[4] = {};
+          if (exists) add_to_hidden(p, quad, row, feature, now);
+          leave_prepared(p.next, exists, row, feature, p.weights.rows, now);
+        });
+      });
 }
 
 }  // namespace forerun

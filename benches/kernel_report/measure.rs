@@ -152,6 +152,8 @@ pub(crate) struct Measured {
     pub(crate) kind: Option<BlockType>,
     /// Bytes of its matrices that the pass needs, as packed.
     pub(crate) weight_bytes: u64,
+    /// Panels of 16 features whose groups are dealt to CTAs; none where each has its own.
+    pub(crate) dealt_panels: Option<usize>,
     /// Bytes of keys and values that the rows see.
     pub(crate) kv_bytes: u64,
     pub(crate) launches: Vec<Launch>,
@@ -391,7 +393,10 @@ impl LayerPass<'_> {
         finish(self.gpu, &rows.stream);
         let launches = launches(&self.gpu.emulator.report());
         let [weight_bytes, kv_bytes] = bytes;
-        Measured { part: self.part, pass: self.pass, op, kind, weight_bytes, kv_bytes, launches }
+        // A panel is eight rows of gate and of up.
+        let dealt_panels = (op == Op::GateUp).then(|| self.shape.ffn.div_ceil(8));
+        let (part, pass) = (self.part, self.pass);
+        Measured { part, pass, op, kind, weight_bytes, dealt_panels, kv_bytes, launches }
     }
 
     fn kv_bytes(&self) -> u64 {

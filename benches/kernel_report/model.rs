@@ -3,15 +3,17 @@
 //!
 //! CTAs are placed on SMs as registers, shared memory and threads allow, in the order of launches.
 //! A CTA begins ([`START_US`]), asks for weights up to what its loop keeps in flight, waits for the
-//! kernel before it, then for its rows ([`INPUT_US`]), then streams. All that stream share the
+//! kernel before it, then for its first rows ([`ROUND_US`]), then streams. All that stream share the
 //! memory evenly; one alone gets at most what it has in flight each [`LATENCY_US`] (Little's law),
-//! at most its share of its SM's instruction issue, and takes at least [`ROUND_US`] a barrier. It
-//! ends [`EPILOGUE_US`] after its last byte. Bytes are those requested, so whatever several CTAs
-//! read again is traffic of the L2; each distinct byte of weights and keys comes from memory once.
+//! at most its share of its SM's instruction issue, and takes at least [`ROUND_US`] for what each
+//! of its barriers waits for. It ends [`EPILOGUE_US`] after its last byte. Bytes are those
+//! requested, so whatever several CTAs read again is traffic of the L2; each distinct byte of
+//! weights and keys comes from memory once.
 //!
 //! A launch follows the end of the one before by [`LAUNCH_US`], the cost of a boundary in a graph.
-//! A programmatic one is placed beside it as soon as all CTAs of that have let it begin and there
-//! is room; its wait ends [`RELEASE_US`] after the last CTA before it.
+//! A programmatic one is placed beside it as soon as all CTAs of that have let it begin, which none
+//! does before its own wait, and there is room; its wait ends [`RELEASE_US`] after the last CTA
+//! before it.
 //!
 //! Bandwidth and peak are the data sheets'. Memory reaches some nine tenths of that in practice:
 //! floors and times grow by as much, their ratio does not.
@@ -20,10 +22,9 @@
 const START_US: f64 = 0.3;
 /// A load from memory under load.
 pub(crate) const LATENCY_US: f64 = 0.7;
-/// From the end of the wait to the first multiplication: rows from L2, their norm.
-const INPUT_US: f64 = 1.0;
-/// Between two barriers of a CTA at least: a copy from L2.
-const ROUND_US: f64 = 0.7;
+/// What a barrier waits for: a copy from L2 and the warps behind it. An idle H100's L2 answers in
+/// 263 cycles, 0.15 µs (arXiv 2402.13499, latency of memory scopes).
+const ROUND_US: f64 = 0.4;
 /// From the last weights to the end: partial sums through shared memory, a store.
 const EPILOGUE_US: f64 = 0.5;
 /// From the end of a kernel to the begin of the next one's CTAs, in a graph.
@@ -39,13 +40,11 @@ const MMA_SHARE: f64 = 0.6;
 pub(crate) fn assumptions() -> String {
     format!(
         "a boundary in a graph {LAUNCH_US} µs; where the next launch is there already, \
-        {RELEASE_US} \
-         µs from the last CTA to the end of its wait; {START_US} µs from a CTA's begin to its \
-         first \
-         load, {INPUT_US} µs from the end of the wait to the first multiplication, at least \
-         {ROUND_US} µs between barriers, {EPILOGUE_US} µs behind the last byte; {LATENCY_US} µs a \
-         load; {:.0} % of the issue slots, {:.0} % of the peak for `mma.sync`; bandwidth and peak \
-         of the data sheet, on both sides of every ratio",
+         {RELEASE_US} µs from the last CTA to the end of its wait; {START_US} µs from a CTA's begin \
+         to its first load, at least {ROUND_US} µs for the rows from L2 that each of its barriers \
+         waits for, {EPILOGUE_US} µs behind the last byte; {LATENCY_US} µs a load; {:.0} % of the \
+         issue slots, {:.0} % of the peak for `mma.sync`; bandwidth and peak of the data sheet, on \
+         both sides of every ratio",
         ISSUE_SHARE * 100.0,
         MMA_SHARE * 100.0,
     )
@@ -113,6 +112,8 @@ const MMA_FLOP: f64 = 2.0 * 16.0 * 8.0 * 16.0;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Work {
     pub(crate) ctas: usize,
+    /// Equal parts of the work that CTAs have one or several of, dealt in turn.
+    pub(crate) parts: usize,
     pub(crate) threads: u32,
     /// Of a thread.
     pub(crate) registers: u32,
@@ -139,6 +140,12 @@ impl Work {
     /// CTAs an SM has room for.
     pub(crate) fn ctas_per_sm(&self, gpu: &Gpu) -> u32 {
         Room::of(gpu).fits(self)
+    }
+
+    /// Bytes that CTA `index` asks for.
+    fn bytes_of_cta(&self, index: usize) -> f64 {
+        let parts = self.parts / self.ctas + usize::from(index < self.parts % self.ctas);
+        self.bytes * parts as f64 / self.parts as f64
     }
 
     fn registers_of_cta(&self) -> u32 {
@@ -207,7 +214,8 @@ struct Cta {
     begins: f64,
     /// When it may multiply; infinite while the kernel before it runs.
     opens: f64,
-    /// Bytes it still has to ask for.
+    /// Bytes it asks for, and those it still has to.
+    bytes: f64,
     left: f64,
     /// When it lets the next launch begin; infinite while that is not known, and afterwards.
     lets_go: f64,
@@ -314,14 +322,15 @@ impl<'a> Timeline<'a> {
                 let Some((sm, _)) = room.filter(|(_, room)| room.fits(work) > 0) else { return };
                 self.rooms[sm].take(work);
                 let begins = at.max(self.now) + START_US;
-                let opens = self.released(launch).max(begins) + INPUT_US;
+                let waited = self.released(launch).max(begins);
                 self.ctas.push(Cta {
                     launch,
                     sm,
                     begins,
-                    opens,
-                    left: work.bytes / work.ctas as f64,
-                    lets_go: if work.lets_begin_early { begins } else { f64::INFINITY },
+                    opens: waited + ROUND_US,
+                    bytes: work.bytes_of_cta(self.progress[launch].placed),
+                    left: work.bytes_of_cta(self.progress[launch].placed),
+                    lets_go: if work.lets_begin_early { waited } else { f64::INFINITY },
                     ends: f64::INFINITY,
                 });
                 self.progress[launch].placed += 1;
@@ -329,12 +338,15 @@ impl<'a> Timeline<'a> {
         }
     }
 
+    /// Bytes a CTA has left when it has asked for all it may before it opens.
+    fn before_it_opens(&self, cta: &Cta) -> f64 {
+        let work = &self.works[cta.launch];
+        cta.bytes - if work.loads_ahead { work.in_flight_bytes.min(cta.bytes) } else { 0.0 }
+    }
+
     /// Whether a CTA asks for bytes now.
     fn asks(&self, cta: &Cta) -> bool {
-        let work = &self.works[cta.launch];
-        let each = work.bytes / work.ctas as f64;
-        let ahead = if work.loads_ahead { work.in_flight_bytes.min(each) } else { 0.0 };
-        let wants = if cta.opens <= self.now + TIE_US { 0.0 } else { each - ahead };
+        let wants = if cta.opens <= self.now + TIE_US { 0.0 } else { self.before_it_opens(cta) };
         cta.left > wants + 1e-3 && cta.begins <= self.now + TIE_US
     }
 
@@ -385,10 +397,8 @@ impl<'a> Timeline<'a> {
         let mut next = f64::INFINITY;
         for (cta, rate) in self.ctas.iter().zip(rates) {
             if *rate > 0.0 {
-                let work = &self.works[cta.launch];
-                let ahead = work.in_flight_bytes.min(work.bytes / work.ctas as f64);
-                let each = work.bytes / work.ctas as f64;
-                let until = if cta.opens <= self.now + TIE_US { 0.0 } else { each - ahead };
+                let opened = cta.opens <= self.now + TIE_US;
+                let until = if opened { 0.0 } else { self.before_it_opens(cta) };
                 next = next.min(self.now + (cta.left - until) / rate);
             }
             for at in [cta.begins, cta.opens, cta.lets_go, cta.ends] {
@@ -413,7 +423,7 @@ impl<'a> Timeline<'a> {
         for cta in &mut self.ctas {
             let work = &self.works[cta.launch];
             if cta.left <= 1e-3 && cta.ends.is_infinite() && cta.opens <= now {
-                let rounds = cta.opens + work.barriers * ROUND_US;
+                let rounds = cta.opens + (work.barriers - 1.0).max(0.0) * ROUND_US;
                 let bytes = self.now + if work.bytes > 0.0 { LATENCY_US } else { 0.0 };
                 cta.ends = bytes.max(rounds) + EPILOGUE_US;
                 if !work.lets_begin_early {
@@ -439,8 +449,12 @@ impl<'a> Timeline<'a> {
         self.ctas = still;
         for i in 0..self.ctas.len() {
             if self.ctas[i].opens.is_infinite() {
-                let released = self.released(self.ctas[i].launch);
-                self.ctas[i].opens = released.max(self.ctas[i].begins) + INPUT_US;
+                let launch = self.ctas[i].launch;
+                let waited = self.released(launch).max(self.ctas[i].begins);
+                self.ctas[i].opens = waited + ROUND_US;
+                if self.works[launch].lets_begin_early {
+                    self.ctas[i].lets_go = waited;
+                }
             }
         }
     }

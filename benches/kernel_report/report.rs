@@ -52,6 +52,19 @@ fn in_flight_bytes(measured: &Measured, launch: &Launch, compiled: &Compiled) ->
     f64::from(bytes)
 }
 
+/// Equal parts that a launch's CTAs have one or several of.
+fn parts(measured: &Measured, launch: &Launch) -> usize {
+    let ctas = launch.ctas() as usize;
+    let Some(panels) = measured.dealt_panels else { return ctas };
+    // As many panels a CTA as `ops::matrix` says.
+    let of_group = match launch.kernel.rsplit('_').next() {
+        Some("n32") => 4,
+        Some("n64") => 8,
+        _ => 1,
+    };
+    panels.div_ceil(of_group) * (launch.grid[0] * launch.grid[2]) as usize
+}
+
 /// A measured launch as the model sees it; none where the program has no cubin for the GPU, or
 /// nothing disassembled it.
 pub(crate) fn work(
@@ -77,6 +90,7 @@ pub(crate) fn work(
     let bytes = launch.all_bytes() as f64;
     Some(Work {
         ctas: ctas as usize,
+        parts: parts(measured, launch),
         threads: launch.threads,
         registers: compiled.registers,
         shared_bytes: launch.shared_bytes + compiled.static_shared_bytes,

@@ -36,12 +36,35 @@ __device__ inline void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" : : "n"(kPending) : "memory");
 }
 
-__device__ inline uint4 load_weights_16(const unsigned char* from) {
-  uint4 v;
-  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(__cvta_generic_to_global(from)));
-  return v;
+// Loads where `when` holds, else leaves `v` as it is: a predicate, no branch, so that the loaded
+// registers are those the loop keeps.
+__device__ inline void load_weights_16(uint4& v, const unsigned char* from, bool when) {
+  asm("{\n"
+      "  .reg .pred p;\n"
+      "  setp.ne.u32 p, %5, 0;\n"
+      "  @p ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<unsigned>(when)));
+}
+// The same, through L1.
+__device__ inline void load_16(uint4& v, const void* from, bool when) {
+  asm("{\n"
+      "  .reg .pred p;\n"
+      "  setp.ne.u32 p, %5, 0;\n"
+      "  @p ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<unsigned>(when)));
+}
+__device__ inline void load_4(unsigned& v, const void* from, bool when) {
+  asm("{\n"
+      "  .reg .pred p;\n"
+      "  setp.ne.u32 p, %2, 0;\n"
+      "  @p ld.global.nc.u32 %0, [%1];\n"
+      "}"
+      : "+r"(v)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<unsigned>(when)));
 }
 __device__ inline uint4 load_16(const void* from) {
   uint4 v;

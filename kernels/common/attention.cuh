@@ -14,7 +14,7 @@
 namespace forerun {
 
 // Part of the numerics: changing it changes bits. Mirrored by SPLIT_KEYS of plan.rs.
-constexpr int kSplitKeys = 256;
+constexpr int kSplitKeys = 128;
 // Stands for minus infinity and stays finite: differences of two of them are 0, not NaN.
 constexpr float kMasked = -1e30f;
 

@@ -117,17 +117,40 @@ __device__ inline WarpWeights<T, PanelRows> panels_of(const Matrix& matrix, int 
   return weights;
 }
 
-// Loads what a warp holds when it begins, with step `step` of those before `last`.
+// A warp's steps for one group of panels: those of its slices, none where it has no panels.
+struct WarpSteps {
+  int first;
+  int last;  // exclusive
+
+  __device__ WarpSteps(const Slices& slices, int first_slice, int count, bool active)
+      : first(slices.begin(first_slice)),
+        last(active ? slices.begin(first_slice + count) : first) {}
+};
+
+// Loads what a warp holds when it begins with some panels.
 template <class Unit, class T, class Rows>
 __device__ inline void load_first(Held<T::kAhead> (&held)[T::kWarpPanels],
-                                  const Rows (&rows)[T::kWarpPanels], int step, int last) {
+                                  const Rows (&rows)[T::kWarpPanels], const WarpSteps& steps) {
 #pragma unroll
   for (int panel = 0; panel < T::kWarpPanels; ++panel) {
-    if (step < last) Unit::load_scales(held[panel], rows[panel], step / kUnitSteps);
+    const int unit = steps.first / kUnitSteps;
+    Unit::load_scales(held[panel], rows[panel], unit, steps.first < steps.last);
 #pragma unroll
     for (int i = 0; i < T::kAhead; ++i) {
-      if (step + i < last) Unit::load_step(held[panel], rows[panel], step / kUnitSteps, i, i);
+      Unit::load_step(held[panel], rows[panel], unit, i, i, steps.first + i < steps.last);
     }
+  }
+}
+
+template <class T, class Rows>
+__device__ inline void load_first(Held<T::kAhead> (&held)[T::kWarpPanels],
+                                  const WarpWeights<T, Rows>& weights,
+                                  const WarpSteps& steps) {
+  switch (weights.format) {
+    case kBf16: load_first<Bf16Unit, T>(held, weights.rows, steps); break;
+    case kQ8_0: load_first<Q8Unit, T>(held, weights.rows, steps); break;
+    case kQ4_K: load_first<Q4Unit, T>(held, weights.rows, steps); break;
+    default: load_first<Q6Unit, T>(held, weights.rows, steps); break;
   }
 }
 
@@ -157,7 +180,7 @@ __device__ inline void multiply_chunk(Held<T::kAhead> (&held)[T::kWarpPanels],
 #pragma unroll
       for (int panel = 0; panel < T::kWarpPanels; ++panel) {
         Unit::take_scales(held[panel], unit);
-        if (due) Unit::load_scales(held[panel], rows[panel], unit + 1);
+        Unit::load_scales(held[panel], rows[panel], unit + 1, due);
       }
     }
 #pragma unroll
@@ -169,31 +192,28 @@ __device__ inline void multiply_chunk(Held<T::kAhead> (&held)[T::kWarpPanels],
         multiply_tokens<Unit, T>(sums, held, in_unit, i,
                                  reinterpret_cast<const uint4*>(shared_memory() + at), tokens);
       }
-      if (step + kAhead < chunk.last) {
 #pragma unroll
-        for (int panel = 0; panel < T::kWarpPanels; ++panel) {
-          Unit::load_step(held[panel], rows[panel], (step + kAhead) / kUnitSteps,
-                          (in_unit + kAhead) % kUnitSteps, i);
-        }
+      for (int panel = 0; panel < T::kWarpPanels; ++panel) {
+        Unit::load_step(held[panel], rows[panel], (step + kAhead) / kUnitSteps,
+                        (in_unit + kAhead) % kUnitSteps, i, step + kAhead < chunk.last);
       }
     }
   }
 }
 
 // Adds a warp's sums over one slice to its partial sums in shared memory, which no other warp
-// touches before the last barrier, and starts the next slice from zero.
+// touches before the barrier behind the last, and starts the next slice from zero.
 template <class T>
 __device__ inline void add_slice(float (&sums)[T::kWarpPanels][T::kTokenTiles][4], bool first) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
   for (int panel = 0; panel < T::kWarpPanels; ++panel) {
-    float* partial =
-        Staged<T>::partials(warp, panel) + lane % 4 * 2 * kPartialStride + lane / 4;
+    float* partial = Staged<T>::partials(warp, panel);
 #pragma unroll
     for (int tile = 0; tile < T::kTokenTiles; ++tile, partial += kPartialFloats) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        float& sum = partial[i % 2 * kPartialStride + i / 2 * 8];
+        float& sum = partial[partial_at(lane % 4 * 2 + i % 2, lane / 4 + i / 2 * 8)];
         sum = __fadd_rn(first ? 0.0f : sum, sums[panel][tile][i]);
         sums[panel][tile][i] = 0.0f;
       }
@@ -272,81 +292,159 @@ __device__ inline void add_left_slices(const SplitSums& split, int tokens,
   }
 }
 
-// The whole K loop of a CTA. Warp w works at position w % kSliceWarps of K. `tokens_left` reads
-// from the staged batch how many tokens there are from the tile's first on. The first weights are
-// under way before that number has come, and before the kernel that leaves the tokens has ended.
-// `split`: for tiles with several panels a warp; others take all of K whatever the grid.
+// Groups of panels that a CTA multiplies, one after another; all of one format.
+struct Groups {
+  int first;
+  int end;
+  int step;
+};
+
+// Groups that follow one another.
+struct GroupRun : Groups {
+  static constexpr bool kMany = true;
+  // One place in the code that loads a group's first weights: with two, the assembler moves loaded
+  // registers about and waits for them. It costs registers that not every kernel has.
+  static constexpr bool kLoadsInOnePlace = true;
+  __device__ GroupRun(int first, int end) : Groups{first, end, 1} {}
+};
+
+// Those of `count` that fall to this CTA, dealt along y.
+struct DealtGroups : Groups {
+  static constexpr bool kMany = true;
+  static constexpr bool kLoadsInOnePlace = false;
+  __device__ explicit DealtGroups(int count)
+      : Groups{static_cast<int>(blockIdx.y), count, static_cast<int>(gridDim.y)} {}
+};
+
+// The one group of a CTA along y.
+struct OneGroup : Groups {
+  static constexpr bool kMany = false;
+  static constexpr bool kLoadsInOnePlace = false;
+  __device__ OneGroup() : Groups{static_cast<int>(blockIdx.y), 0, 0} {}
+};
+
+// What a CTA knows and needs rarely. In registers it would push out what the K loop holds; read as
+// volatile it is not kept there.
+struct Progress {
+  int tokens;
+  int group;
+};
+
+__device__ inline volatile Progress& progress() {
+  __shared__ Progress kept;
+  return kept;
+}
+
+// Everything a CTA multiplies. Warp w works at position w % kSliceWarps of K. `tokens_left` reads
+// from the staged batch how many tokens there are from the tile's first on; `weights_of(group)`
+// says what this warp multiplies. The first weights are under way before the number of tokens has
+// come, and before the kernel that leaves the tokens has ended. K is split along z, for tiles with
+// several panels a warp; others take all of it whatever the grid. A CTA that splits K has one group.
 //
-// Leaves the partial sums, and where the rows are prepared ones the norm's scale of each token, in
-// shared memory; ends with a barrier. Returns the tile's tokens; 0 when there are none, or when
-// another CTA finishes the tile. Every thread has waited for the kernel before (dependent.cuh).
-template <class T, class Rows, class RowOf, class TokensLeft>
-__device__ inline int multiply_tile(const Activations& in, const RowOf& row_of,
-                                    const TokensLeft& tokens_left,
-                                    const WarpWeights<T, Rows>& weights, const SplitSums& split) {
-  const Rows(&rows)[T::kWarpPanels] = weights.rows;
-  const int format = weights.format;
+// For each group calls finish(group, tokens) in all threads, with its partial sums, and where the
+// rows are prepared ones the norm's scale of each token, in shared memory; where K is split only in
+// the CTA that has all of it. Returns the tile's tokens. Every thread has waited for the kernel
+// before (dependent.cuh).
+template <class T, class G, class RowOf, class TokensLeft, class WeightsOf, class Finish>
+__device__ inline int multiply_groups(const Activations& in, const RowOf& row_of,
+                                      const TokensLeft& tokens_left, const G& groups,
+                                      const WeightsOf& weights_of, const SplitSums& split,
+                                      const Finish& finish) {
+  constexpr bool kMaySplit = T::kWarpPanels > 1;
+  // Whether registers are too few for what is needed rarely.
+  constexpr bool kKeeps = G::kMany || T::kTokenTiles > 1;
   const int position = threadIdx.x / 32 % T::kSliceWarps;
-  const Slices slices(in.columns, format);
-  const int parts = T::kWarpPanels > 1 ? gridDim.z : 1;
-  const int turns = T::kSlicesPerWarp / parts, first_turn = T::kWarpPanels > 1 ? blockIdx.z * turns : 0;
+  const int parts = kMaySplit ? gridDim.z : 1, turns = T::kSlicesPerWarp / parts;
+  const int first_turn = kMaySplit ? blockIdx.z * turns : 0, end_turn = first_turn + turns;
   const int first_slice = position * T::kSlicesPerWarp + first_turn;
-  const int first = slices.begin(first_slice);
-  const int last = weights.active ? slices.begin(first_slice + turns) : first;
 
-  Held<T::kAhead> held[T::kWarpPanels];
-  switch (format) {
-    case kBf16: load_first<Bf16Unit, T>(held, rows, first, last); break;
-    case kQ8_0: load_first<Q8Unit, T>(held, rows, first, last); break;
-    case kQ4_K: load_first<Q4Unit, T>(held, rows, first, last); break;
-    default: load_first<Q6Unit, T>(held, rows, first, last); break;
-  }
-  const int tokens = min_of(tokens_left(), T::kTokens);
-  if (tokens > 0) clear_missing<T>(tokens);
-  wait_for_predecessors();
-  if (tokens <= 0) return 0;
-  start_chunk<T>(in, row_of, tokens, slices, first_turn, 0, 0);
-  if (in.squares != nullptr) scale_tokens<T>(in, row_of, tokens);
-
-  float sums[T::kWarpPanels][T::kTokenTiles][4] = {};
+  auto weights = weights_of(groups.first);
+  const Slices slices(in.columns, weights.format);
   const int chunks = ceil_div(slices.longest(), T::kChunkSteps);
-  int buffer = 0;
+  WarpSteps steps(slices, first_slice, turns, weights.active);
+  Held<T::kAhead> held[T::kWarpPanels];
+  int buffer = -1, tokens, group, next;
+  // Whether there are tokens; with the first of them under way.
+  const auto begin = [&] {
+    buffer = 0;
+    tokens = min_of(tokens_left(), T::kTokens);
+    if (tokens > 0) clear_missing<T>(tokens);
+    wait_for_predecessors();
+    if (tokens <= 0) return false;
+    start_chunk<T>(in, row_of, tokens, slices, first_turn, 0, 0);
+    if (!G::kMany && in.squares != nullptr) scale_tokens<T>(in, row_of, tokens);
+    if (kKeeps && threadIdx.x == 0) {
+      progress().tokens = tokens;
+      progress().group = groups.first;
+    }
+    return true;
+  };
+  if (!G::kLoadsInOnePlace) {
+    load_first<T>(held, weights, steps);
+    if (!begin()) return 0;
+  }
 #pragma unroll 1
-  for (int turn = first_turn; turn < first_turn + turns; ++turn) {
-    const int slice = position * T::kSlicesPerWarp + turn;
+  do {
+    if (G::kLoadsInOnePlace) {
+      load_first<T>(held, weights, steps);
+      if (buffer < 0 && !begin()) return 0;
+    }
+    float sums[T::kWarpPanels][T::kTokenTiles][4] = {};
 #pragma unroll 1
-    for (int chunk = 0; chunk < chunks; ++chunk, buffer ^= 1) {
-      cp_async_wait<0>();
-      __syncthreads();  // This chunk is there, and nobody reads the one before any more.
-      const bool ends_slice = chunk + 1 == chunks;
-      if (!ends_slice || turn + 1 < first_turn + turns) {
-        start_chunk<T>(in, row_of, tokens, slices, ends_slice ? turn + 1 : turn,
-                       ends_slice ? 0 : chunk + 1, buffer ^ 1);
+    for (int turn = first_turn; turn < end_turn; ++turn) {
+      const int slice = position * T::kSlicesPerWarp + turn;
+#pragma unroll 1
+      for (int chunk = 0; chunk < chunks; ++chunk, buffer ^= 1) {
+        cp_async_wait<0>();
+        __syncthreads();  // This chunk is there, and nobody reads the one before any more.
+        if (kKeeps) tokens = progress().tokens;
+        const bool ends_slice = chunk + 1 == chunks, ends_group = turn + 1 == end_turn;
+        const bool more = G::kMany && progress().group + groups.step < groups.end;
+        if (!ends_slice || !ends_group || more) {
+          const int next_turn = !ends_slice ? turn : ends_group ? first_turn : turn + 1;
+          start_chunk<T>(in, row_of, tokens, slices, next_turn, ends_slice ? 0 : chunk + 1,
+                         buffer ^ 1);
+        }
+        const int begin = slices.begin(slice) + chunk * T::kChunkSteps;
+        const int end =
+            min_of(min_of(slices.begin(slice + 1), begin + T::kChunkSteps), steps.last);
+        const ChunkSteps of_chunk{begin, end, steps.last, buffer, position};
+        switch (weights.format) {
+          case kBf16: multiply_chunk<Bf16Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
+          case kQ8_0: multiply_chunk<Q8Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
+          case kQ4_K: multiply_chunk<Q4Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
+          default: multiply_chunk<Q6Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
+        }
       }
-      const int begin = slices.begin(slice) + chunk * T::kChunkSteps;
-      const int end = min_of(min_of(slices.begin(slice + 1), begin + T::kChunkSteps), last);
-      const ChunkSteps steps{begin, end, last, buffer, position};
-      switch (format) {
-        case kBf16: multiply_chunk<Bf16Unit, T>(held, rows, steps, tokens, sums); break;
-        case kQ8_0: multiply_chunk<Q8Unit, T>(held, rows, steps, tokens, sums); break;
-        case kQ4_K: multiply_chunk<Q4Unit, T>(held, rows, steps, tokens, sums); break;
-        default: multiply_chunk<Q6Unit, T>(held, rows, steps, tokens, sums); break;
+      if (parts > 1) {
+        leave_slice<T>(split, slice, tokens, sums);
+      } else {
+        add_slice<T>(sums, turn == first_turn);
       }
     }
-    if (parts == 1) {
-      add_slice<T>(sums, turn == first_turn);
-    } else {
-      leave_slice<T>(split, slice, tokens, sums);
+    if (kKeeps) tokens = progress().tokens;
+    group = G::kMany ? progress().group : groups.first, next = group + groups.step;
+    // The memory is free for the next kernel's first weights.
+    if (!G::kMany || next >= groups.end) let_dependents_launch();
+    if (parts > 1) {
+      if (!is_last_of_tile(split)) return tokens;
+      add_left_slices<T>(split, tokens, sums);
     }
-  }
-  // The memory is free for the next kernel's first weights.
-  let_dependents_launch();
-  if (parts > 1) {
-    if (!is_last_of_tile(split)) return 0;
-    add_left_slices<T>(split, tokens, sums);
-  }
-  __syncthreads();
-  return tokens;
+    // With more groups to come this can wait.
+    if (G::kMany && group == groups.first && in.squares != nullptr) {
+      scale_tokens<T>(in, row_of, tokens);
+    }
+    __syncthreads();
+    finish(group, tokens);
+    if (!G::kMany || next >= groups.end) return tokens;
+    __syncwarp();  // Lanes that go on one by one would load one by one.
+    // Few tokens are one warp's to finish, while the others are here already. All have read the
+    // number of the group they finish, and read the next one behind another barrier.
+    if (threadIdx.x == 0) progress().group = next;
+    weights = weights_of(next);
+    steps = WarpSteps(slices, first_slice, turns, weights.active);
+    if (!G::kLoadsInOnePlace) load_first<T>(held, weights, steps);
+  } while (true);
 }
 
 // The epilogue's share of one lane: four neighbouring features of one token.
@@ -371,7 +469,7 @@ __device__ inline Quad combine(int panel, int token_tile) {
   const int lane = threadIdx.x % 32, token = quad_token(lane), feature = lane % 4 * 4;
   const float* partial =
       Staged<T>::partials(panel / T::kWarpPanels * T::kSliceWarps, panel % T::kWarpPanels) +
-      token_tile * kPartialFloats + token * kPartialStride + feature;
+      token_tile * kPartialFloats + partial_at(token, feature);
   constexpr int kPosition = T::kWarpPanels * T::kTokenTiles * kPartialFloats;
   float halves[2][4];
 #pragma unroll

@@ -27,7 +27,7 @@ struct PreparedRows {
 
 // What is to be left of the rows that are written.
 struct Preparation {
-  const float* norm;  // g, [C]; null: nothing, no norm comes next
+  const float* norm;  // g, [C]
   PreparedRows rows;
 };
 
@@ -36,28 +36,37 @@ struct Preparation {
 // warp; where `exists` is false nothing is left.
 __device__ inline void leave_prepared(const Preparation& to, bool exists, int row, int column,
                                       int columns, const float (&x)[4]) {
+  // Lanes that come here one by one would load one by one.
+  __syncwarp();
+  const bool inside = exists && column < columns;
+  float g[4] = {};
+  if (inside && columns % 4 == 0) {
+    const float4 four = load_floats(to.norm + column);
+    g[0] = four.x, g[1] = four.y, g[2] = four.z, g[3] = four.w;
+  } else if (inside) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) g[i] = column + i < columns ? load_float(to.norm + column + i) : 0;
+  }
   float squares = 0.0f;
 #pragma unroll
   for (int i = 0; i < 4; ++i) squares = __fmaf_rn(x[i], x[i], squares);
   squares = sum_lanes<4>(squares);
-  if (!exists || column >= columns) return;
+  if (!inside) return;
+  bf16* out = to.rows.scaled + static_cast<size_t>(row) * columns + column;
+  const uint2 scaled = make_uint2(round_to_pair(__fmul_rn(x[0], g[0]), __fmul_rn(x[1], g[1])),
+                                  round_to_pair(__fmul_rn(x[2], g[2]), __fmul_rn(x[3], g[3])));
+  if (columns % 4 == 0) {
+    *reinterpret_cast<uint2*>(out) = scaled;
+  } else {
+    const unsigned pairs[2] = {scaled.x, scaled.y};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (column + i < columns) out[i] = static_cast<bf16>(pairs[i / 2] >> (i % 2 * 16));
+    }
+  }
   if (column % kSquareColumns == 0) {
     to.rows.squares[static_cast<size_t>(row) * PreparedRows::squares_of_row(columns) +
                     column / kSquareColumns] = squares;
-  }
-  bf16* out = to.rows.scaled + static_cast<size_t>(row) * columns + column;
-  if (columns % 4 == 0) {
-    const float4 g = load_floats(to.norm + column);
-    *reinterpret_cast<uint2*>(out) =
-        make_uint2(round_to_pair(__fmul_rn(x[0], g.x), __fmul_rn(x[1], g.y)),
-                   round_to_pair(__fmul_rn(x[2], g.z), __fmul_rn(x[3], g.w)));
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (column + i < columns) {
-      out[i] = round_to_bf16(__fmul_rn(x[i], load_float(to.norm + column + i)));
-    }
   }
 }
 

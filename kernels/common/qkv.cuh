@@ -1,6 +1,6 @@
 // Queries, keys and values of x = rms_norm(hidden[t]) * g: what qkv.cu and qkv_sums.cu share. One
-// launch multiplies by the three matrices, each in its own format; CTAs along y are those of q,
-// then of k, then of v, and no CTA has panels of two of them.
+// launch multiplies by the three matrices, each in its own format; groups of panels are those of q,
+// then of k, then of v, and none has panels of two of them.
 #pragma once
 
 #include "common/linear.cuh"
@@ -29,10 +29,10 @@ struct Part {
   Matrix weights;
   const float* bias;
   int first_feature;  // where it begins in [q, k, v]
-  int first_group;    // of panels; a CTA has one group
+  int first_group;    // of panels
 };
 
-// The matrix of CTA `group`.
+// The matrix of group `group`.
 __device__ inline Part part_of_group(const QkvInput& in, int panels_per_group, int group) {
   const int q_groups = ceil_div(in.q.panels(), panels_per_group);
   const int k_groups = ceil_div(in.k.panels(), panels_per_group);
@@ -56,20 +56,25 @@ __device__ inline void add_bias(Quad& quad, const float* bias, int feature, int 
 template <class T, class F>
 __device__ inline void multiply_qkv(const QkvInput& in, F f) {
   const int first_row = blockIdx.x * T::kTokens;
-  const Part part = part_of_group(in, T::kPanels, blockIdx.y);
-  const int first_panel = (blockIdx.y - part.first_group) * T::kPanels;
-  const int tokens = multiply_tile<T>(
-      Activations::normed(in.rows, part.weights.columns, in.eps), ConsecutiveRows{first_row},
+  multiply_groups<T>(
+      Activations::normed(in.rows, in.q.columns, in.eps), ConsecutiveRows{first_row},
       [&] { return in.batch.counts[kRows] - first_row; },
-      panels_of<T>(part.weights, first_panel), in.split);
-  if (tokens == 0) return;
-  for_each_panel_tile<T>([&](int panel, int token_tile) {
-    if (first_panel + panel >= part.weights.panels()) return;
-    Quad quad = combine<T>(panel, token_tile);
-    quad.scale(Staged<T>::scales()[quad.token]);
-    const int row = quad.token < tokens ? first_row + quad.token : -1;
-    f(part, quad, (first_panel + panel) * kPanelRows + quad.feature, row);
-  });
+      OneGroup(),
+      [&](int group) {
+        const Part part = part_of_group(in, T::kPanels, group);
+        return panels_of<T>(part.weights, (group - part.first_group) * T::kPanels);
+      },
+      in.split, [&](int group, int tokens) {
+        const Part part = part_of_group(in, T::kPanels, group);
+        const int first_panel = (group - part.first_group) * T::kPanels;
+        for_each_panel_tile<T>([&](int panel, int token_tile) {
+          if (first_panel + panel >= part.weights.panels()) return;
+          Quad quad = combine<T>(panel, token_tile);
+          quad.scale(Staged<T>::scales()[quad.token]);
+          const int row = quad.token < tokens ? first_row + quad.token : -1;
+          f(part, quad, (first_panel + panel) * kPanelRows + quad.feature, row);
+        });
+      });
 }
 
 }  // namespace forerun

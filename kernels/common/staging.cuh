@@ -19,10 +19,13 @@ constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kSlices = 8;
 
-// Partial sums of 16 features and 8 tokens lie as [token][16 features and 4 unused]: with 20 floats
-// a token neither the fragments' stores nor the epilogue's 16-byte loads meet in a bank.
-constexpr int kPartialStride = 20;
-constexpr int kPartialFloats = 8 * kPartialStride;
+// Partial sums of 16 features and 8 tokens. Rows of tokens, and halves of rows, change places so that
+// neither the fragments' stores nor the epilogue's 16-byte loads meet in a bank.
+constexpr int kPartialFloats = 8 * 16;
+__device__ inline int partial_at(int token, int feature) {
+  const int row = (token >> 2 & 1) | (token & 3) << 1;
+  return row * 16 + (feature ^ (token >> 1 & 1) << 3);
+}
 
 // A lane copies four columns, 8 bytes; eight lanes a step of one token, two whole sectors; and the
 // next eight the step behind it.
@@ -42,8 +45,8 @@ struct Tile {
   static constexpr int kPanels = kWarps / kSliceWarps * kWarpPanels;
   static constexpr int kSlicesPerWarp = kSlices / kSliceWarps;
   static constexpr int kChunkSteps = kChunkSteps_;
-  // Steps of weights that a warp has loaded or under way. A step of 64 tokens takes long enough
-  // for two to hide the memory, and its sums leave no registers for more.
+  // Steps of weights that a warp has loaded or under way. A step of two panels and 64 tokens takes
+  // long enough for two to hide the memory.
   static constexpr int kAhead = kChunkSteps >= 4 ? 4 : 2;
 
   // Shared memory: two buffers of staged tokens; the partial sums; the norm's scale of each token.
@@ -57,21 +60,21 @@ struct Tile {
   static_assert(kChunkSteps % kAhead == 0 && kUnitSteps % kAhead == 0, "chunks cut no look-ahead");
 };
 
-// A tile of 64 features.
+// A tile of 64 features; of 128 for 64 tokens, which are most of the traffic. Where that leaves too
+// few CTAs the slices of K are split among several (linear.cuh).
 template <int kTokenTiles>
-using WideTile = Tile<kTokenTiles, 2, 16 / kTokenTiles>;
+struct WideTile : Tile<kTokenTiles, 2, 16 / kTokenTiles> {};
+template <>
+struct WideTile<8> : Tile<8, 2, 2, 2> {};
 
 // A tile of few features, so that a small matrix makes many CTAs; from 32 tokens on the staged
-// tokens are worth sharing, and with 64 they are most of the traffic: 128 features share them, and
-// where that leaves too few CTAs the slices of K are split among several (linear.cuh).
+// tokens are worth sharing.
 template <int kTokenTiles>
 struct NarrowTile : WideTile<kTokenTiles> {};
 template <>
 struct NarrowTile<1> : Tile<1, 8, 4> {};
 template <>
 struct NarrowTile<2> : Tile<2, 8, 4> {};
-template <>
-struct NarrowTile<8> : Tile<8, 2, 4, 2> {};
 
 // Where x comes from: row i of the tile is row row_of(i) of `x`, [rows, columns]. With `squares`
 // it is a prepared row, and these are its squares.

@@ -78,20 +78,27 @@ struct PanelRows {
     asm volatile("" : "+r"(lane));
     return lane;
   }
+  // Each loads where `when` holds, and else leaves `v` as it is.
   // This lane's 16 bytes of a lane[pair] piece.
-  __device__ uint4 quants(unsigned at) const { return load_weights_16(panel + at + lane() * 16); }
+  __device__ void quants(uint4& v, unsigned at, bool when) const {
+    load_weights_16(v, panel + at + lane() * 16, when);
+  }
   // This lane's 16 bytes of a step of bf16: of row g, or with `high` of row g + 8.
-  __device__ uint4 floats(unsigned at, int high) const {
-    return load_weights_16(panel + at + high * 512 + lane() * 16);
+  __device__ void floats(uint4& v, unsigned at, int high, bool when) const {
+    load_weights_16(v, panel + at + high * 512 + lane() * 16, when);
   }
   // A pair of 8-byte pieces that the four lanes of a row share.
-  __device__ uint4 scale_pair(unsigned at) const { return load_16(panel + at + lane() / 4 * 16); }
+  __device__ void scale_pair(uint4& v, unsigned at, bool when) const {
+    load_16(v, panel + at + lane() / 4 * 16, when);
+  }
   // The 16 bytes of row g, or with `high` of row g + 8.
-  __device__ uint4 scale_row(unsigned at, int high) const {
-    return load_16(panel + at + (lane() / 4 + high * 8) * 16);
+  __device__ void scale_row(uint4& v, unsigned at, int high, bool when) const {
+    load_16(v, panel + at + (lane() / 4 + high * 8) * 16, when);
   }
   // A pair of f16 that the four lanes of a row share.
-  __device__ unsigned scale_word(unsigned at) const { return load_4(panel + at + lane() / 4 * 4); }
+  __device__ void scale_word(unsigned& v, unsigned at, bool when) const {
+    load_4(v, panel + at + lane() / 4 * 4, when);
+  }
 };
 
 // Any 16 rows of a matrix: this lane's two of them, each by its panel and its place therein.
@@ -111,23 +118,26 @@ struct GatheredRows {
   __device__ static uint4 join(uint2 low, uint2 high) {
     return make_uint4(low.x, low.y, high.x, high.y);
   }
-  __device__ uint4 quants(unsigned at) const {
-    return join(load_8(panel[0] + at + lane_at(0) + half(0) * 8),
-                load_8(panel[1] + at + lane_at(1) + half(1) * 8));
+  __device__ void quants(uint4& v, unsigned at, bool when) const {
+    if (!when) return;
+    v = join(load_8(panel[0] + at + lane_at(0) + half(0) * 8),
+             load_8(panel[1] + at + lane_at(1) + half(1) * 8));
   }
-  __device__ uint4 floats(unsigned at, int high) const {
-    return load_16(panel[high] + at + half(high) * 512 + lane_at(high));
+  __device__ void floats(uint4& v, unsigned at, int high, bool when) const {
+    load_16(v, panel[high] + at + half(high) * 512 + lane_at(high), when);
   }
-  __device__ uint4 scale_pair(unsigned at) const {
-    return join(load_8(panel[0] + at + (row[0] % 8) * 16 + half(0) * 8),
-                load_8(panel[1] + at + (row[1] % 8) * 16 + half(1) * 8));
+  __device__ void scale_pair(uint4& v, unsigned at, bool when) const {
+    if (!when) return;
+    v = join(load_8(panel[0] + at + (row[0] % 8) * 16 + half(0) * 8),
+             load_8(panel[1] + at + (row[1] % 8) * 16 + half(1) * 8));
   }
-  __device__ uint4 scale_row(unsigned at, int high) const {
-    return load_16(panel[high] + at + row[high] * 16);
+  __device__ void scale_row(uint4& v, unsigned at, int high, bool when) const {
+    load_16(v, panel[high] + at + row[high] * 16, when);
   }
-  __device__ unsigned scale_word(unsigned at) const {
-    return load_2(panel[0] + at + (row[0] % 8) * 4 + half(0) * 2) |
-           static_cast<unsigned>(load_2(panel[1] + at + (row[1] % 8) * 4 + half(1) * 2)) << 16;
+  __device__ void scale_word(unsigned& v, unsigned at, bool when) const {
+    if (!when) return;
+    v = load_2(panel[0] + at + (row[0] % 8) * 4 + half(0) * 2) |
+        static_cast<unsigned>(load_2(panel[1] + at + (row[1] % 8) * 4 + half(1) * 2)) << 16;
   }
 };
 
@@ -210,8 +220,8 @@ struct Held {
   uint4 v[kAhead == 2 ? 6 : 8];
 };
 
-// Each format says how its bytes are loaded, step by step, so that those to come replace those used
-// up, and what a step's fragments and scales are. Where two steps share a load it belongs to the
+// Each format says how its bytes are loaded, step by step and where `when` holds, so that those to
+// come replace those used up, and what a step's fragments and scales are. Where two steps share a load it belongs to the
 // second. The members:
 //   kGroupsPerStep  0: no scales; 1: both mmas share one; 2: one a mma
 //   kUnitsPerScales how many units, from one whose number is a multiple, the loaded scales are for
@@ -224,12 +234,13 @@ struct Bf16Unit {
   static constexpr bool kMinimums = false;
 
   template <class Held, class Rows>
-  __device__ static void load_scales(Held&, const Rows&, int) {}
+  __device__ static void load_scales(Held&, const Rows&, int, bool) {}
   template <class Held, class Rows>
-  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot) {
+  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot,
+                                   bool when) {
     const unsigned at = unit * kBf16UnitBytes + step * kBf16StepBytes;
-    held.v[2 * slot] = rows.floats(at, 0);
-    held.v[2 * slot + 1] = rows.floats(at, 1);
+    rows.floats(held.v[2 * slot], at, 0, when);
+    rows.floats(held.v[2 * slot + 1], at, 1, when);
   }
   template <class Held>
   __device__ static void take_scales(Held&, int) {}
@@ -253,12 +264,13 @@ struct Q8Unit {
   static constexpr bool kMinimums = false;
 
   template <class Held, class Rows>
-  __device__ static void load_scales(Held& held, const Rows& rows, int unit) {
-    held.v[Held::kAhead] = rows.scale_pair(unit * kQ8UnitBytes);
+  __device__ static void load_scales(Held& held, const Rows& rows, int unit, bool when) {
+    rows.scale_pair(held.v[Held::kAhead], unit * kQ8UnitBytes, when);
   }
   template <class Held, class Rows>
-  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot) {
-    held.v[slot] = rows.quants(unit * kQ8UnitBytes + kQ8ScaleBytes + step * kQ8StepBytes);
+  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot,
+                                   bool when) {
+    rows.quants(held.v[slot], unit * kQ8UnitBytes + kQ8ScaleBytes + step * kQ8StepBytes, when);
   }
   // In use: the pair of four f16.
   template <class Held>
@@ -290,15 +302,16 @@ struct Q4Unit {
 
   __device__ static unsigned block(int unit) { return (unit / 2) * kQ4BlockBytes; }
   template <class Held, class Rows>
-  __device__ static void load_scales(Held& held, const Rows& rows, int unit) {
-    held.v[Held::kAhead / 2] = rows.scale_row(block(unit), 0);
-    held.v[Held::kAhead / 2 + 1] = rows.scale_row(block(unit), 1);
+  __device__ static void load_scales(Held& held, const Rows& rows, int unit, bool when) {
+    rows.scale_row(held.v[Held::kAhead / 2], block(unit), 0, when);
+    rows.scale_row(held.v[Held::kAhead / 2 + 1], block(unit), 1, when);
   }
   template <class Held, class Rows>
-  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot) {
+  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot,
+                                   bool when) {
     if (slot % 2 == 0) return;
     const unsigned at = block(unit) + kQ4ScaleBytes + (unit % 2) * kNibbleUnitBytes;
-    held.v[slot / 2] = rows.quants(at + (step / 2) * 512);
+    rows.quants(held.v[slot / 2], at + (step / 2) * 512, when);
   }
   // In use: the scales and minimums as bytes, of row g, then of row g + 8; and their {d, dmin}.
   template <class Held>
@@ -337,17 +350,18 @@ struct Q6Unit {
 
   __device__ static unsigned block(int unit) { return (unit / 2) * kQ6BlockBytes; }
   template <class Held, class Rows>
-  __device__ static void load_scales(Held& held, const Rows& rows, int unit) {
+  __device__ static void load_scales(Held& held, const Rows& rows, int unit, bool when) {
     const unsigned at = block(unit), odd = unit % 2;
-    held.v[Held::kAhead / 2] = rows.quants(at + kQ6HighAt + odd * kQ6HighUnitBytes);
-    held.v[Held::kAhead / 2 + 1] = rows.scale_pair(at + kQ6ScalesAt + odd * kQ6ScaleUnitBytes);
-    held.v[Held::kAhead / 2 + 2].x = rows.scale_word(at + kQ6DAt);
+    rows.quants(held.v[Held::kAhead / 2], at + kQ6HighAt + odd * kQ6HighUnitBytes, when);
+    rows.scale_pair(held.v[Held::kAhead / 2 + 1], at + kQ6ScalesAt + odd * kQ6ScaleUnitBytes, when);
+    rows.scale_word(held.v[Held::kAhead / 2 + 2].x, at + kQ6DAt, when);
   }
   template <class Held, class Rows>
-  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot) {
+  __device__ static void load_step(Held& held, const Rows& rows, int unit, int step, int slot,
+                                   bool when) {
     if (slot % 2 == 0) return;
     const unsigned at = block(unit) + (unit % 2) * kNibbleUnitBytes;
-    held.v[slot / 2] = rows.quants(at + (step / 2) * 512);
+    rows.quants(held.v[slot / 2], at + (step / 2) * 512, when);
   }
   // In use: the pair of d, the pair of scales plus 128, the high bits of the quants.
   template <class Held>

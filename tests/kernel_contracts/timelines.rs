@@ -6,6 +6,7 @@ use crate::model::{Gpu, H100, LATENCY_US, Work, ends_us};
 fn stream(bytes: f64) -> Work {
     Work {
         ctas: 132 * 3 * 4,
+        parts: 132 * 3 * 4,
         threads: 256,
         registers: 80,
         shared_bytes: 41_408,
@@ -44,14 +45,22 @@ fn few_bytes_in_flight_leave_the_memory_idle() {
 
 #[test]
 fn few_ctas_take_what_they_have_in_flight() {
-    let few = Work { ctas: 20, ..stream(1e8) };
+    let few = Work { ctas: 20, parts: 20, ..stream(1e8) };
     let floor = 1e8 / (20.0 * 32_768.0 / LATENCY_US);
     assert!(end(&H100, &[few]) > floor);
 }
 
 #[test]
+fn a_cta_with_two_parts_takes_twice_as_long_as_its_neighbours() {
+    let work = |parts| Work { ctas: 20, parts, in_flight_bytes: 4096.0, ..stream(1e6) };
+    // At the same rate each: of 21 parts one CTA has two, of 40 all have.
+    let [even, uneven] = [work(40), work(21)].map(|work| end(&H100, &[work]));
+    assert!(uneven > even * 1.5, "{uneven} > {even}");
+}
+
+#[test]
 fn a_boundary_costs_less_where_launches_begin_early() {
-    let small = Work { ctas: 132, ..stream(2e7) };
+    let small = Work { ctas: 132, parts: 132, ..stream(2e7) };
     let time = |gpu: &Gpu| end(gpu, &vec![small.clone(); 8]);
     let plain = Gpu { programmatic: false, ..H100 };
     let [ordinary, early] = [time(&plain), time(&H100)];

@@ -65,7 +65,7 @@ use stream::{LISTS_BYTES, LastPass, Stream, StreamMemory};
 /// Bytes of a stream's staged batches between two waits: rows, page tables and sampling histories.
 const BLOB_BYTES: usize = 16 << 20;
 /// Partial attention states of a pass (one row, one split of the keys, all heads).
-const PARTIALS_MAX: usize = 1024;
+const PARTIALS_MAX: usize = 2048;
 /// Page copies one launch makes.
 const COPIES_MAX: usize = 1024;
 

@@ -13,7 +13,7 @@ use crate::device::{Mask, RaggedBatch, RowGroup};
 use std::ops::Range;
 
 /// Keys of one split; `kSplitKeys` of `attention.cuh`. Part of the numerics.
-pub(crate) const SPLIT_KEYS: usize = 256;
+pub(crate) const SPLIT_KEYS: usize = 128;
 /// Queries (rows times query heads of a KV head) one item may hold; the kernel has four warps of
 /// 16.
 pub(crate) const ITEM_QUERIES: usize = 64;
@@ -260,13 +260,14 @@ mod tests {
         let batch = batch(&[(0, 999, 1, None)]);
         let plan = plan_attention(&batch, 8, 2, &WIDE);
         let keys: Vec<_> = plan.work.iter().map(|w| (w.split, w.first_key, w.keys)).collect();
-        assert_eq!(keys, [(0, 0, 256), (1, 256, 256), (2, 512, 256), (3, 768, 232)]);
-        assert_eq!((plan.row_partials, plan.partials), (vec![0], 4));
+        let whole = (0..7).map(|split| (split, split * 128, 128));
+        assert_eq!(keys, whole.chain([(7, 896, 104)]).collect::<Vec<_>>());
+        assert_eq!((plan.row_partials, plan.partials), (vec![0], 8));
     }
 
     #[test]
     fn a_row_of_one_split_has_no_partial_state() {
-        for own in [0, 1, 254, 255] {
+        for own in [0, 1, 126, 127] {
             let plan = plan_attention(&batch(&[(0, own, 1, None)]), 8, 2, &WIDE);
             assert_eq!((plan.work.len(), plan.partials), (1, 0));
             assert_eq!(plan.row_partials, [-1]);
@@ -295,13 +296,14 @@ mod tests {
         let batch = batch(&[(600, 0, 4, Some(bits))]);
         let plan = plan_attention(&batch, 4, 2, &WIDE);
         let items: Vec<_> = plan.work.iter().map(|w| (w.split, w.rows)).collect();
-        assert_eq!(items, [(0, 4), (1, 4), (2, 1), (2, 1), (2, 1), (2, 1)]);
+        let shared = (0..4).map(|split| (split, 4));
+        assert_eq!(items, shared.chain([(4, 1); 4]).collect::<Vec<_>>());
         check(&batch, 4, 2, &WIDE);
     }
 
     #[test]
     fn every_boundary_of_a_split_is_covered_exactly_once() {
-        for first in [0, 1, 15, 16, 17, 63, 64, 65, 250, 255, 256, 257, 511, 512, 513] {
+        for first in [0, 1, 15, 16, 17, 63, 64, 65, 120, 127, 128, 129, 255, 256, 257] {
             for rows in [1, 2, 3, 9, 17, 64, 65, 300] {
                 for (heads, kv_heads) in [(2, 2), (4, 2), (14, 2), (64, 1)] {
                     let both = [(first, 0, rows, None), (0, first, rows, None)];

@@ -33,6 +33,7 @@ impl Tiled for GateUpParams {
     const ENTRIES: [&'static str; 4] =
         ["forerun_gate_up_n8", "forerun_gate_up_n16", "forerun_gate_up_n32", "forerun_gate_up_n64"];
     const WIDTH: Width = Width::Narrow;
+    const DEALT: bool = true;
 }
 
 /// The launch for a pass of at most `rows` rows on a GPU of `sms` SMs.

@@ -114,11 +114,9 @@ impl SplitSums {
 }
 
 /// CTAs that share the slices of K of each of `tiles` tiles: as many as the SMs have room for.
-fn parts(tile: TokenTile, width: Width, tiles: usize, sms: usize) -> usize {
-    if tile.warp_panels(width) == 1 {
-        return 1;
-    }
-    [4, 2].into_iter().find(|parts| tiles * parts <= sms).unwrap_or(1)
+fn parts(tile: TokenTile, tiles: usize, sms: usize) -> usize {
+    let may_split = tile.warp_panels() > 1;
+    [4, 2].into_iter().find(|parts| may_split && tiles * parts <= sms).unwrap_or(1)
 }
 
 /// Tokens of a tile.
@@ -139,7 +137,7 @@ pub(crate) enum TokenTile {
 pub(crate) enum Width {
     /// One panel a CTA up to 16 tokens, then four, then eight.
     Narrow,
-    /// Four panels.
+    /// Four panels, of 64 tokens eight.
     Wide,
 }
 
@@ -149,7 +147,7 @@ const WARPS: usize = 8;
 /// Slices of K, each summed by one warp.
 const SLICES: usize = 8;
 /// Partial sums of 16 features and 8 tokens in shared memory.
-const PARTIAL_BYTES: usize = 8 * 20 * 4;
+const PARTIAL_BYTES: usize = 8 * 16 * 4;
 
 impl TokenTile {
     /// Every tile, in the order of an operation's entries.
@@ -180,23 +178,29 @@ impl TokenTile {
     }
 
     /// Panels that a warp multiplies side by side.
-    fn warp_panels(self, width: Width) -> usize {
-        match (width, self) {
-            (Width::Narrow, Self::N64) => 2,
-            _ => 1,
+    fn warp_panels(self) -> usize {
+        if self == Self::N64 { 2 } else { 1 }
+    }
+
+    /// CTAs of an SM, for which the kernels' registers are bounded.
+    fn ctas_of_sm(self) -> usize {
+        match self {
+            Self::N8 => 3,
+            Self::N16 | Self::N32 => 2,
+            Self::N64 => 1,
         }
     }
 
     /// Panels of a CTA.
     pub(crate) fn panels(self, width: Width) -> usize {
-        WARPS / self.slice_warps(width) * self.warp_panels(width)
+        WARPS / self.slice_warps(width) * self.warp_panels()
     }
 
     /// Dynamic shared memory of a CTA: staged tokens twice, partial sums, scales of the norm.
     pub(crate) fn shared_bytes(self, width: Width) -> u32 {
         let (tokens, slice_warps) = (self.tokens(), self.slice_warps(width));
-        let warp_panels = self.warp_panels(width);
-        let chunk_steps = if slice_warps == 8 || warp_panels == 2 { 4 } else { 16 * 8 / tokens };
+        let warp_panels = self.warp_panels();
+        let chunk_steps = if slice_warps == 8 { 4 } else { 16 * 8 / tokens };
         let staged = 2 * slice_warps * chunk_steps * tokens * 64;
         let partials = WARPS * warp_panels * tokens / 8 * PARTIAL_BYTES;
         (staged + partials + tokens * 4) as u32
@@ -209,6 +213,9 @@ pub(super) trait Tiled: KernelParams {
     const ENTRIES: [&'static str; 4];
     /// How the kernels cut their features.
     const WIDTH: Width;
+    /// Whether a CTA may have several groups of features one after another: then no more CTAs are
+    /// launched than run at the same time, and none begins in the middle.
+    const DEALT: bool = false;
 }
 
 /// Launches the kernel for `rows` rows, with `groups(panels of a CTA)` CTAs along y, on a GPU of
@@ -220,8 +227,13 @@ pub(super) fn launch_tiled<P: Tiled>(
     params: &P,
 ) -> Launch {
     let tile = TokenTile::for_rows(rows);
-    let [x, y] = [rows.div_ceil(tile.tokens()), groups(tile.panels(P::WIDTH))];
-    let grid = [x, y, parts(tile, P::WIDTH, x * y, sms)];
+    let x = rows.div_ceil(tile.tokens());
+    let mut y = groups(tile.panels(P::WIDTH));
+    if P::DEALT {
+        let rounds = y.div_ceil((sms * tile.ctas_of_sm()).div_ceil(x));
+        y = y.div_ceil(rounds);
+    }
+    let grid = [x, y, parts(tile, x * y, sms)];
     let grid = grid.map(|n| u32::try_from(n).expect("a grid fits 32 bits"));
     assert!(grid[1] < 1 << 16, "{}: {} CTAs along y", P::KERNEL, grid[1]);
     let mut launch = Launch::new(grid, THREADS, tile.shared_bytes(P::WIDTH), params);
@@ -262,10 +274,13 @@ mod tests {
     fn the_ctas_their_registers_allow_fit_an_sm_of_every_supported_gpu() {
         for tile in TokenTile::ALL {
             for width in [Width::Narrow, Width::Wide] {
-                let ctas = if tile.warp_panels(width) == 2 { 1 } else { 2 };
+                // The head's registers are bounded for two.
+                let ctas = tile.ctas_of_sm().min(2) as u32;
                 // An A100 has 164 KiB an SM, of which each CTA costs 1 KiB more than it asks for.
                 let bytes = ctas * (tile.shared_bytes(width) + 1024);
                 assert!(bytes <= 164 * 1024, "{tile:?} {width:?}");
+                // An RTX 3090 or 4090 gives a CTA 99 KiB at most.
+                assert!(tile.shared_bytes(width) <= 99 * 1024, "{tile:?} {width:?}");
             }
         }
     }
@@ -273,9 +288,8 @@ mod tests {
     #[test]
     fn k_is_split_where_tiles_of_64_tokens_leave_sms_idle_and_there_is_memory_for_the_sums() {
         for tiles in 1..300 {
-            assert_eq!(parts(TokenTile::N32, Width::Narrow, tiles, 132), 1);
-            assert_eq!(parts(TokenTile::N64, Width::Wide, tiles, 132), 1);
-            let parts = parts(TokenTile::N64, Width::Narrow, tiles, 132);
+            assert_eq!(parts(TokenTile::N32, tiles, 132), 1);
+            let parts = parts(TokenTile::N64, tiles, 132);
             assert!(parts == 4 || 2 * tiles * parts > 132, "{tiles} tiles in {parts} parts");
             assert!(parts == 1 || tiles * parts <= 132 && tiles <= SplitSums::tiles(132));
         }

@@ -33,13 +33,13 @@ const SMS: usize = 16;
 fn a_projection_has_a_cta_for_every_panel_of_few_tokens_and_every_four_or_eight_of_many() {
     // 900 rows are 57 panels.
     for (rows, kernel, grid, shared) in [
-        (1, "forerun_project_n8", [1, 57, 1], 37_920),
-        (8, "forerun_project_n8", [1, 57, 1], 37_920),
-        (9, "forerun_project_n16", [1, 57, 1], 75_840),
-        (17, "forerun_project_n32", [1, 15, 1], 53_376),
-        (64, "forerun_project_n64", [1, 8, 2], 147_712),
-        (65, "forerun_project_n64", [2, 8, 1], 147_712),
-        (300, "forerun_project_n64", [5, 8, 1], 147_712),
+        (1, "forerun_project_n8", [1, 57, 1], 36_896),
+        (8, "forerun_project_n8", [1, 57, 1], 36_896),
+        (9, "forerun_project_n16", [1, 57, 1], 73_792),
+        (17, "forerun_project_n32", [1, 15, 1], 49_280),
+        (64, "forerun_project_n64", [1, 8, 2], 98_560),
+        (65, "forerun_project_n64", [2, 8, 1], 98_560),
+        (300, "forerun_project_n64", [5, 8, 1], 98_560),
     ] {
         let launch = project::project(rows, SMS, &project_params());
         assert_eq!((launch.kernel, launch.grid), (kernel, grid), "{rows} rows");
@@ -69,7 +69,7 @@ fn queries_keys_and_values_do_not_share_ctas() {
 }
 
 #[test]
-fn gate_and_up_have_the_ctas_of_one_matrix() {
+fn gate_and_up_have_the_ctas_of_one_matrix_that_run_at_the_same_time() {
     let params = gate_up::GateUpParams {
         batch: Batch::default(),
         pairs: matrix(768, 192),
@@ -79,9 +79,18 @@ fn gate_and_up_have_the_ctas_of_one_matrix() {
         eps: 1e-6,
         features: 384,
     };
-    // 48 panels; of many tokens four or eight to a CTA, and these split K.
-    for (rows, grid) in [(1, [1, 48, 1]), (9, [1, 48, 1]), (17, [1, 12, 1]), (64, [1, 6, 2])] {
-        assert_eq!(gate_up::gate_up(rows, SMS, &params).grid, grid);
+    // 48 panels; of many tokens four or eight to a CTA, and these split K. Not more than run at the
+    // same time: three of 8 tokens an SM, two of 16 or 32, one of 64.
+    for (rows, sms, grid) in [
+        (1, 16, [1, 48, 1]),
+        (9, 24, [1, 48, 1]),
+        (17, 16, [1, 12, 1]),
+        (64, 16, [1, 6, 2]),
+        (1, 10, [1, 24, 1]),
+        (9, 10, [1, 16, 1]),
+        (100, 10, [2, 3, 1]),
+    ] {
+        assert_eq!(gate_up::gate_up(rows, sms, &params).grid, grid, "{rows} rows, {sms} SMs");
     }
 }
 

@@ -12,6 +12,8 @@ use crate::device::cuda::samples::Random;
 use half::bf16;
 
 const TOTAL: usize = 300;
+/// Activations: more groups of panels than CTAs on a GPU of two SMs.
+const FEATURES: usize = 100;
 const COUNTS: [usize; 10] = [1, 2, 3, 16, 17, 63, 64, 65, 100, 300];
 /// SMs of the GPU that a pass is launched for, by its rows: K is split in 1, 2 and 4 parts.
 const OF_SMS: [usize; 3] = [16, 2, 4];
@@ -41,7 +43,7 @@ impl Everything {
         let mut weights = |n| Weights::random(gpu, self.kind, n, cols, &mut random);
         let (q, k, v) = (weights(20), weights(9), weights(16));
         let (project_w, head_w) = (weights(33), weights(270));
-        let pairs = Weights::pairs(gpu, [self.kind; 2], 24, cols, &mut random);
+        let pairs = Weights::pairs(gpu, [self.kind; 2], FEATURES, cols, &mut random);
         let (norm, sms) = (random.floats(cols), OF_SMS[count % OF_SMS.len()]);
         let split = split(gpu, sms);
         let x: Vec<bf16> =
@@ -68,7 +70,7 @@ impl Everything {
             reserved: 0,
         };
         gpu.run(&qkv::qkv_sums(count, sms, &input, y));
-        let act = gpu.unwritten(count * 24 * 2, "act");
+        let act = gpu.unwritten(count * FEATURES * 2, "act");
         gpu.run(&gate_up::gate_up(
             count,
             sms,
@@ -79,7 +81,7 @@ impl Everything {
                 act,
                 split,
                 eps: 1e-6,
-                features: 24,
+                features: FEATURES as i32,
             },
         ));
         let out = gpu.upload(&vec![bf16::ONE; count * 33], "out");
@@ -115,14 +117,14 @@ impl Everything {
         }
 
         let y: Vec<u32> = gpu.read(y, count * 45);
-        let act: Vec<u16> = gpu.read(act, count * 24);
+        let act: Vec<u16> = gpu.read(act, count * FEATURES);
         let out: Vec<u16> = gpu.read(out, count * 33);
         assert_prepared(gpu, &next, bytemuck::cast_slice(&out), &next_norm);
         let results: Vec<u32> = gpu.read(results, count * 4);
         (0..count)
             .map(|t| {
                 let mut bits = y[t * 45..][..45].to_vec();
-                bits.extend(act[t * 24..][..24].iter().map(|b| u32::from(*b)));
+                bits.extend(act[t * FEATURES..][..FEATURES].iter().map(|b| u32::from(*b)));
                 bits.extend(out[t * 33..][..33].iter().map(|b| u32::from(*b)));
                 bits.extend(&results[t * 4..][..3]);
                 bits
