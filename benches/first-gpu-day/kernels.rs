@@ -136,7 +136,7 @@ fn table(fixture: &Fixture, mix: Mix, name: &str, emulated: bool, lines: &[Line]
     );
     for Line { rows, operation, kind, bytes, us } in lines {
         let mb = *bytes as f64 / 1e6;
-        let floor = gpu.map_or("| |".to_owned(), |gpu| {
+        let floor = gpu.map_or("| | |".to_owned(), |gpu| {
             let floor_us = *bytes as f64 / gpu.bytes_per_us();
             format!("| {floor_us:.2} | {:.0} % |", 100.0 * floor_us / us)
         });

@@ -237,33 +237,17 @@ impl Round {
             Mode::Split(draft) => (draft, gpu.sms.saturating_sub(draft)),
         };
         let (draft, base) = (stream(&self.draft, draft_sms), stream(&self.base, base_sms));
-        let limits = Limits {
-            launch_us: gpu.launch_us,
-            bytes_per_us: gpu.bytes_per_us(),
-            flop_per_us: match mode {
-                // Each has the peak of its own SMs already.
-                Mode::Split(_) => f64::INFINITY,
-                Mode::Off | Mode::Stream => gpu.flop_per_us(),
-            },
-        };
         let mut bounds_us = [0.0; 3];
         let [draft_us, base_us] = match mode {
             Mode::Off => {
-                let [draft_us, _] = limits.run([&draft, &[]], &mut bounds_us);
-                let [_, base_us] = limits.run([&[], &base], &mut bounds_us);
+                let [draft_us, _] = gpu.run([&draft, &[]], &mut bounds_us);
+                let [_, base_us] = gpu.run([&[], &base], &mut bounds_us);
                 [draft_us, draft_us + base_us]
             }
-            Mode::Stream | Mode::Split(_) => limits.run([&draft, &base], &mut bounds_us),
+            Mode::Stream | Mode::Split(_) => gpu.run([&draft, &base], &mut bounds_us),
         };
         Prediction { us: draft_us.max(base_us), draft_us, base_us, bounds_us }
     }
-}
-
-/// What streams share.
-struct Limits {
-    launch_us: f64,
-    bytes_per_us: f64,
-    flop_per_us: f64,
 }
 
 /// A stream under way.
@@ -280,7 +264,7 @@ struct Progress {
 /// Shares this near to full are full.
 const FULL: f64 = 1.0 - 1e-9;
 
-impl Limits {
+impl Gpu {
     /// When each stream is done; adds what every moment was spent on to `bounds_us`.
     fn run(&self, streams: [&[Alone]; 2], bounds_us: &mut [f64; 3]) -> [f64; 2] {
         let begin = |stream: &[Alone], at: usize| {
@@ -293,8 +277,8 @@ impl Limits {
                 |i: usize| progress[i].filter(|p| p.waits_us <= 0.0).map(|p| streams[i][p.at]);
             let running = [runs(0), runs(1)];
             let asked = |of: fn(&Alone) -> f64| running.iter().flatten().map(of).sum::<f64>();
-            let of_memory = asked(|k| k.bytes_per_us) / self.bytes_per_us;
-            let slowdown = of_memory.max(asked(|k| k.flop_per_us) / self.flop_per_us).max(1.0);
+            let of_memory = asked(|k| k.bytes_per_us) / self.bytes_per_us();
+            let slowdown = of_memory.max(asked(|k| k.flop_per_us) / self.flop_per_us()).max(1.0);
             let step = progress.iter().flatten().map(|p| match p.waits_us > 0.0 {
                 true => p.waits_us,
                 false => p.left_us * slowdown,

@@ -36,7 +36,7 @@ pub fn runs(runs: &[ModeRun]) -> String {
         let sms = run.sms.map_or("all".to_owned(), |[draft, base]| format!("{draft} + {base}"));
         let [draft, base] = Role::ALL.map(|role| run.timeline.passes(role));
         let [draft_beside, base_beside] = Role::ALL.map(|role| run.timeline.overlapped(role));
-        let time = run.ms.map_or("| |".to_owned(), |ms| {
+        let time = run.ms.map_or("| | |".to_owned(), |ms| {
             format!("| {ms:.1} | {:.1} |", run.tokens as f64 * 1e3 / ms.max(1e-9))
         });
         let _ = writeln!(
