@@ -106,7 +106,8 @@ fn a_pass_in_closed_form_is_what_the_software_gpu_counts() {
                 ),
             }
             let done = launch.mmas as f64 * MMA_FLOP;
-            let slack = if op == Op::Attention { 2.0 } else { 1.1 };
+            // Attention's tiles depend on where groups of rows end.
+            let slack = if op == Op::Attention { 1.5 } else { 1.05 };
             assert!(
                 done == 0.0 || (flop / done <= slack && done / flop <= slack),
                 "{pass:?}: {flop} operations of {done}, {kernel}"

@@ -123,7 +123,7 @@ fn expected(emulated: bool) -> &'static str {
 
 fn table(fixture: &Fixture, mix: Mix, name: &str, emulated: bool, lines: &[Line]) -> String {
     let gpu = Gpu::named(name);
-    let label = if emulated { " — **not a GPU: no time here is one**" } else { "" };
+    let label = if emulated { " — **not a GPU: no time is shown**" } else { "" };
     let roof = gpu.map_or("no floor known for it".to_owned(), |gpu| {
         format!("floor at {:.0} GB/s of the data sheet", gpu.gb_per_s)
     });
@@ -136,13 +136,16 @@ fn table(fixture: &Fixture, mix: Mix, name: &str, emulated: bool, lines: &[Line]
     );
     for Line { rows, operation, kind, bytes, us } in lines {
         let mb = *bytes as f64 / 1e6;
-        let floor = gpu.map_or("| | |".to_owned(), |gpu| {
-            let floor_us = *bytes as f64 / gpu.bytes_per_us();
-            format!("| {floor_us:.2} | {:.0} % |", 100.0 * floor_us / us)
-        });
-        let rate = mb * 1e3 / us;
-        text +=
-            &format!("| {rows} | {operation} | {kind} | {mb:.3} | {us:.2} | {rate:.0} {floor}\n");
+        let floor_us = gpu.map(|gpu| *bytes as f64 / gpu.bytes_per_us());
+        let cells = match (emulated, floor_us) {
+            (true, _) => "| | | |".to_owned(),
+            (false, None) => format!("{us:.2} | {:.0} | | |", mb * 1e3 / us),
+            (false, Some(floor_us)) => {
+                let (rate, share) = (mb * 1e3 / us, 100.0 * floor_us / us);
+                format!("{us:.2} | {rate:.0} | {floor_us:.2} | {share:.0} % |")
+            }
+        };
+        text += &format!("| {rows} | {operation} | {kind} | {mb:.3} | {cells}\n");
     }
     text
 }

@@ -1,10 +1,10 @@
 //! From the sizes of a model to the launches of a pass, in closed form.
 //!
 //! Bytes are those that memory gives once: packed weights, keys and values, rows of the embedding.
-//! Rows between kernels stay in the L2. Operations are those of the tiles, so rows are rounded up
-//! as a pass is. How many launches an operation takes and how it is cut into CTAs is data of the
-//! kernels ([`CUTS`]); `tests/overlap_model.rs` compares all of it with what the software GPU
-//! counts.
+//! Rows between kernels stay in the L2. A pass is launched for its rows rounded up to a power of
+//! two; operations are those of rows rounded up to eight. How many launches an operation takes and
+//! how it is cut into CTAs is data of the kernels ([`CUTS`]); `tests/overlap_model.rs` compares all
+//! of it with what the software GPU counts.
 
 use super::Kernel;
 use crate::device::{Device, Shape};
@@ -27,7 +27,7 @@ pub struct Cuts {
     pub split_keys: usize,
     /// Queries of a CTA of attention: rows times query heads a KV head.
     pub queries: usize,
-    /// Output columns a CTA of the combining kernel writes.
+    /// Output columns of a row that a CTA of the combining kernel writes.
     pub combined_columns: usize,
 }
 
@@ -134,14 +134,14 @@ impl ModelSizes {
     #[must_use]
     pub fn pass(&self, pass: PassSizes) -> Vec<Kernel> {
         let Shape { hidden, heads, kv_heads, head_dim, ffn, vocab, .. } = self.shape;
-        let rows = pass.rows.next_power_of_two();
+        let (rows, launched) = (pass.rows, pass.rows.next_power_of_two());
         let (queries, kv) = (heads * head_dim, kv_heads * head_dim);
-        let embedded = pass.rows * hidden * 2;
-        let mut kernels = vec![Kernel { ctas: rows, bytes: embedded as f64, flop: 0.0 }];
+        let embedded = rows * hidden * 2;
+        let mut kernels = vec![Kernel { ctas: launched, bytes: embedded as f64, flop: 0.0 }];
         for layer in &self.layers {
             kernels.push(matrices(rows, hidden, &[queries, kv, kv], layer.qkv));
             if self.head_norm {
-                kernels.push(Kernel { ctas: rows, ..Kernel::default() });
+                kernels.push(Kernel { ctas: launched, ..Kernel::default() });
             }
             kernels.extend(self.attention(&pass));
             kernels.push(matrices(rows, queries, &[hidden], layer.output));
@@ -151,16 +151,17 @@ impl ModelSizes {
         match pass.logits {
             Logits::None => {}
             Logits::Argmax(asked) => {
-                let asked = asked.next_power_of_two();
+                let launched = asked.next_power_of_two();
                 kernels.push(Kernel {
-                    ctas: tiles(asked) * vocab.div_ceil(CUTS.head_features),
+                    ctas: tiles(launched) * vocab.div_ceil(CUTS.head_features),
                     ..matrices(asked, hidden, &[vocab], self.head_bytes)
                 });
-                kernels.push(Kernel { ctas: asked, ..Kernel::default() });
+                kernels.push(Kernel { ctas: launched, ..Kernel::default() });
             }
             Logits::Labels(labels) => {
                 let bytes = self.head_bytes as f64 * labels as f64 / vocab as f64;
-                kernels.push(Kernel { ctas: 1, bytes, flop: (2 * labels * hidden) as f64 });
+                let flop = 2 * labels.next_multiple_of(16) * 8 * hidden;
+                kernels.push(Kernel { ctas: 1, bytes, flop: flop as f64 });
             }
         }
         kernels
@@ -178,9 +179,8 @@ impl ModelSizes {
             // Scores and weighted values, of tiles whose rows are all multiplied.
             flop: (4 * of_queries * CUTS.queries * keys * kv_heads * head_dim) as f64,
         };
-        let columns = rows.next_power_of_two() * heads * head_dim;
-        let combined =
-            Kernel { ctas: columns.div_ceil(CUTS.combined_columns), ..Kernel::default() };
+        let of_row = (heads * head_dim).div_ceil(CUTS.combined_columns);
+        let combined = Kernel { ctas: rows.next_power_of_two() * of_row, ..Kernel::default() };
         if splits > 1 { vec![read, combined] } else { vec![read] }
     }
 }
@@ -192,10 +192,11 @@ fn tiles(rows: usize) -> usize {
 
 /// One launch over matrices with `columns` columns and so many features each.
 fn matrices(rows: usize, columns: usize, features: &[usize], bytes: u64) -> Kernel {
-    let each = CUTS.features[usize::from(rows > CUTS.narrow_tokens)];
+    let launched = rows.next_power_of_two();
+    let each = CUTS.features[usize::from(launched > CUTS.narrow_tokens)];
     let ctas: usize = features.iter().map(|n| n.div_ceil(each)).sum();
     let padded: usize = features.iter().map(|n| n.next_multiple_of(16)).sum();
     let tokens = rows.next_multiple_of(8);
     let flop = (2 * tokens * columns * padded) as f64;
-    Kernel { ctas: tiles(rows) * ctas, bytes: bytes as f64, flop }
+    Kernel { ctas: tiles(launched) * ctas, bytes: bytes as f64, flop }
 }

@@ -184,8 +184,8 @@ impl CudaDevice {
         })))
     }
 
-    /// Runs what was enqueued on `stream` and waits for it; milliseconds it took by the device's own
-    /// clock. For benches: an engine waits at [`Device::collect`] alone.
+    /// Runs what was enqueued on `stream` and waits for it; milliseconds it took by the device's
+    /// own clock. For benches: an engine waits at [`Device::collect`] alone.
     ///
     /// # Errors
     /// On a device failure.
