@@ -160,6 +160,7 @@ pub(super) struct TraceArgs {
 
 impl TraceArgs {
     /// Where it is written, if anywhere.
+    #[cfg(feature = "cuda")]
     pub(super) fn path(&self) -> Option<&Path> {
         self.trace.as_deref()
     }
