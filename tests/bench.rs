@@ -69,6 +69,11 @@ fn what_cannot_be_measured_is_one_line_and_exit_code_2() {
         ("-m nowhere.gguf", "no such file"),
         ("-r 0", "0"),
         ("--device cuda", "cuda"),
+        ("--pair tiny", "--overlap-sweep"),
+        ("--overlap-sweep", "expected --device cuda"),
+        ("--overlap-sweep --device cpu", "expected --device cuda"),
+        ("--overlap-sweep --device cuda -o json", "--format md"),
+        ("--overlap-sweep --device cuda --pair nothing", "nothing"),
     ];
     for (flags, expected) in bad {
         let out = bench(flags);

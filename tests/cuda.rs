@@ -3,6 +3,8 @@
 //!
 //! Needs kernels (nvcc at build time); without them every test says `skipped`, or fails where
 //! `FORERUN_REQUIRE_KERNELS=1`. `FORERUN_FULL=1` runs the whole product of shapes.
+//! `FORERUN_TEST_GPU=1` runs the same tests on this machine's GPU instead; then one at a time
+//! (`--test-threads=1`), because an engine may take half of the memory.
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
@@ -18,6 +20,8 @@ mod emulator;
 mod harness;
 #[path = "common/models.rs"]
 mod models;
+#[path = "cuda/overlap_sweep.rs"]
+mod overlap_sweep;
 #[path = "common/peers.rs"]
 mod peers;
 #[path = "device_ops/probes.rs"]

@@ -12,6 +12,7 @@ mod contracts;
 mod counts;
 mod measure;
 mod model;
+mod overlap;
 mod plot;
 mod report;
 mod sass;

@@ -23,6 +23,7 @@ pub(crate) fn report(models: &[Model], compilation: &Compilation) -> String {
     }
     text += &contract_table(&contracts(models, compilation));
     text += &time_table(models, compilation);
+    text += &crate::overlap::table(models);
     for model in models {
         text += &operation_table(model, compilation);
     }

@@ -8,6 +8,7 @@
 
 pub mod cost;
 pub mod load;
+pub mod overlap;
 pub mod roofline;
 
 use crate::device::Device;

@@ -159,6 +159,12 @@ pub(super) struct TraceArgs {
 }
 
 impl TraceArgs {
+    /// Where it is written, if anywhere.
+    #[cfg(feature = "cuda")]
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.trace.as_deref()
+    }
+
     /// The trace, begun.
     pub(super) fn begin(&self) -> Result<Option<Arc<Trace>>> {
         let Some(path) = &self.trace else { return Ok(None) };

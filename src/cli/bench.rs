@@ -1,5 +1,6 @@
 //! `forerun bench`: how fast one model reads and writes.
 
+use super::bench_overlap::OverlapArgs;
 use super::eval::Format;
 use super::{models, ui};
 use crate::bench::roofline::{self, Profile, Stopwatch};
@@ -39,7 +40,7 @@ pub(super) struct BenchArgs {
     /// A folder, a .gguf file, a hub id or a catalogue name
     #[arg(short = 'm', long, value_name = "M", default_value = "tiny-base")]
     #[arg(env = "FORERUN_MODEL", hide_env_values = true)]
-    model: String,
+    pub(super) model: String,
     /// Tokens of a prompt, one row each; 0 skips prompts
     #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',')]
     #[arg(default_value = "512", env = "FORERUN_N_PROMPT", hide_env_values = true)]
@@ -65,11 +66,11 @@ pub(super) struct BenchArgs {
     /// How to print the table
     #[arg(short = 'o', long, visible_alias = "output", value_name = "FORMAT")]
     #[arg(default_value = "md", env = "FORERUN_FORMAT", hide_env_values = true)]
-    format: Format,
+    pub(super) format: Format,
     /// Where to run: auto, cpu, cuda or reference
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     #[arg(env = "FORERUN_DEVICE", hide_env_values = true)]
-    device: DeviceChoice,
+    pub(super) device: DeviceChoice,
     /// CPU threads [default: all physical cores]
     #[arg(short = 't', long, value_name = "N", env = "FORERUN_THREADS", hide_env_values = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
@@ -79,13 +80,15 @@ pub(super) struct BenchArgs {
     roofline: bool,
     /// Measure on the software GPU too, whose times say nothing about a GPU
     #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
-    emulated_times: bool,
+    pub(super) emulated_times: bool,
     #[command(flatten)]
-    trace: super::args::TraceArgs,
+    overlap: OverlapArgs,
+    #[command(flatten)]
+    pub(super) trace: super::args::TraceArgs,
     /// Choices of the CUDA device.
     #[cfg(feature = "cuda")]
     #[command(flatten)]
-    cuda: super::args::CudaArgs,
+    pub(super) cuda: super::args::CudaArgs,
 }
 
 impl BenchArgs {
@@ -94,6 +97,10 @@ impl BenchArgs {
         if let Some(What::Serve(load)) = &self.what {
             return load.run();
         }
+        if self.overlap.overlap_sweep {
+            return self.overlap.run(self);
+        }
+        self.overlap.check_unused()?;
         let sizes = |list: &[u32]| list.iter().map(|n| *n as usize).collect::<Vec<_>>();
         let depths = sizes(&self.n_depth);
         let (prompts, generations) = (sizes(&self.n_prompt), sizes(&self.n_gen));

@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod bench_overlap;
 mod bench_serve;
 mod calibrate;
 mod devices;

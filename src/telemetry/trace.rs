@@ -25,7 +25,8 @@ pub enum Track {
 
 impl Track {
     /// Process and thread, as the viewers call them.
-    fn ids(self) -> (u64, u64) {
+    #[must_use]
+    pub fn ids(self) -> (u64, u64) {
         match self {
             Self::Model(role) => (1, role.index() as u64),
             Self::Request(request, role) => (2, request.0 * 2 + role.index() as u64),

@@ -1,4 +1,4 @@
-//! Opening the software GPU.
+//! Opening the software GPU, or this machine's own where `FORERUN_TEST_GPU` is set.
 
 use forerun::device::cuda::CudaOptions;
 use std::path::PathBuf;
@@ -21,7 +21,12 @@ pub(crate) fn kernels() -> bool {
     built
 }
 
-/// Options that open the software GPU.
+/// Whether the tests run on this machine's GPU, by its own driver.
+pub(crate) fn on_hardware() -> bool {
+    std::env::var_os("FORERUN_TEST_GPU").is_some()
+}
+
+/// Options that open the GPU under test.
 pub(crate) fn options() -> CudaOptions {
-    CudaOptions { driver: Some(library()), ..CudaOptions::default() }
+    CudaOptions { driver: (!on_hardware()).then(library), ..CudaOptions::default() }
 }

@@ -271,9 +271,24 @@ unsafe impl Sync for Event {}
 
 impl Event {
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        Self::create(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// A mark that [`Event::elapsed_ms`] can be asked of.
+    pub(super) fn timed(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        Self::create(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn create(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Self, DeviceError> {
         let raw = check(result::event::create(flags), || "cuEventCreate".into())?;
         Ok(Self { context: context.clone(), raw })
+    }
+
+    /// Milliseconds of the device from `begin` to this mark; both were recorded, and waited for.
+    pub(super) fn elapsed_ms(&self, begin: &Self) -> Result<f64, DeviceError> {
+        // SAFETY: both were created by `timed` and are alive.
+        let ms = unsafe { result::event::elapsed(begin.raw, self.raw) };
+        check(ms, || "cuEventElapsedTime".into()).map(f64::from)
     }
 
     /// Whether the work it was last recorded behind is done.

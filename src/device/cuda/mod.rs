@@ -191,6 +191,22 @@ impl CudaDevice {
             context,
         })))
     }
+
+    /// Runs what was enqueued on `stream` and waits for it; milliseconds it took by the device's
+    /// own clock. For benches: an engine waits at [`Device::collect`] alone.
+    ///
+    /// # Errors
+    /// On a device failure.
+    pub fn submit_timed(&self, stream: &CudaStream) -> Result<f64, DeviceError> {
+        self.0.context.bind()?;
+        stream.stream.borrow_mut().submit_timed(&self.0.context)
+    }
+
+    /// SMs of each model by [`Role::index`], where each has its own.
+    #[must_use]
+    pub fn partition_sms(&self) -> Option<[u32; 2]> {
+        self.0.partition.as_ref().map(Partition::sms)
+    }
 }
 
 impl CudaDevice {

@@ -178,6 +178,16 @@ impl Stream {
         Ok(())
     }
 
+    /// Runs what was gathered and waits; milliseconds between an event before it and one behind it.
+    pub(super) fn submit_timed(&mut self, context: &Arc<Context>) -> Result<f64, DeviceError> {
+        let [begin, end] = [Event::timed(context)?, Event::timed(context)?];
+        self.queue.record(&begin)?;
+        self.submit()?;
+        self.queue.record(&end)?;
+        self.wait()?;
+        end.elapsed_ms(&begin)
+    }
+
     /// Whether the pass submitted last is done.
     pub(super) fn is_done(&self) -> Result<bool, DeviceError> {
         self.done.is_done().map_err(|error| self.located(error))
