@@ -49,6 +49,8 @@ pub const ANSWER_TOKENS_MAX: u32 = 1024;
 pub const WINDOW_MAX: u32 = 8;
 /// Tokens proposed in one place, at most: a tree of 8 places then fits one 64-bit mask.
 pub const BRANCHES_MAX: u32 = 4;
+/// Steps the draft may write beyond the first that is not decided, at most.
+pub const DRAFT_AHEAD_MAX: u32 = 16;
 /// Phrases in which a model doubts what it wrote (Speculative Thinking, arXiv 2504.12329, and
 /// R1-style traces).
 pub const HESITATIONS: [&str; 7] =

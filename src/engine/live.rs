@@ -9,12 +9,13 @@ use super::guard::Guard;
 use super::listener::Listener;
 use super::progress::Progress;
 use super::request::{Event, Settings, TokenLogprob, Urgency};
+use super::score::ScoreTask;
 use super::window::{ProposeTask, WindowState};
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
-use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Score, Tails};
+use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Tails};
 use crate::sample::Window;
 use crate::schedule::Rank;
 use crate::telemetry::Trace;
@@ -54,16 +55,6 @@ pub(super) struct DecodeTask {
     pub(super) window: WindowState,
     /// The pages of a window that is a tree, while it is verified.
     pub(super) tree: Option<SeqId>,
-}
-
-/// A scoring in progress.
-pub(super) struct ScoreTask {
-    pub(super) score: Score,
-    /// Tail tokens that are scored; the draft may write more meanwhile.
-    pub(super) end: usize,
-    /// The suffix's own pages.
-    pub(super) scratch: SeqId,
-    pub(super) logprobs: Vec<f32>,
 }
 
 /// One branch of a request.
@@ -132,6 +123,8 @@ pub(super) struct Live {
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
     listener: Listener,
+    /// The root's first token that the listener does not hear of yet, as the policy says.
+    undecided_from: u32,
     pub(super) report: Progress,
     pub(super) finished: Option<Result<FinishWhy, RequestError>>,
 }
@@ -193,6 +186,7 @@ impl Live {
             cancelled: s.cancelled,
             submitted: s.submitted,
             listener: Listener::new(s.events, trace.map(|trace| (trace.clone(), s.id))),
+            undecided_from: u32::MAX,
             report: Progress::default(),
             finished: None,
         }
@@ -257,6 +251,7 @@ impl Live {
                 break;
             }
             let turn = policy.next(self, outcome);
+            self.undecided_from = policy.undecided_from();
             for command in turn.commands {
                 if let Err(error) = self.execute(pool, vocabulary, command, &mut outcomes) {
                     self.finished = Some(Err(error));
@@ -267,7 +262,7 @@ impl Live {
             }
         }
         self.policy = Some(policy);
-        self.listener.tell_until(self.undecided_from());
+        self.listener.tell_until(self.undecided_from);
     }
 
     fn execute(
@@ -290,12 +285,9 @@ impl Live {
                 self.start(at, role, Task::Decode(task));
             }
             Command::Score(score) => {
-                let scratch = pool.create_scratch(score.role);
-                let (at, role, end) =
-                    (score.branch, score.role, self.branch(score.branch).ids.len());
-                let task = ScoreTask { score, end, scratch, logprobs: vec![] };
+                let (at, role) = (score.branch, score.role);
                 self.abandon_proposal(pool, at, role);
-                self.start(at, role, Task::Score(task));
+                self.start(at, role, Task::Score(ScoreTask::new(score, pool)));
             }
             Command::Span { branch, role, range } => {
                 self.abandon_proposal(pool, branch, role);
@@ -397,26 +389,14 @@ impl Live {
         tail.origins.extend(ids.iter().map(|_| origin));
         if branch == BranchId::ROOT {
             self.told += logprobs.len() as u32;
-            let at = (at, self.undecided_from());
+            let at = (at, self.undecided_from);
             self.listener.appended(at, ids, origin, logprobs, &vocabulary.tokenizer);
         }
     }
 
-    /// The tail index behind a step of the root that is being scored; if none is, the largest.
-    fn undecided_from(&self) -> u32 {
-        let tasks = self.branches.get(&BranchId::ROOT).map(|root| root.tasks.iter().flatten());
-        let end = tasks.and_then(|mut tasks| {
-            tasks.find_map(|task| match task {
-                Task::Score(task) => Some(task.end as u32),
-                _ => None,
-            })
-        });
-        end.unwrap_or(u32::MAX)
-    }
-
     /// Forgets the tokens nobody has heard of.
     pub(super) fn forget_undecided(&mut self) {
-        let from = self.undecided_from() as usize;
+        let from = self.undecided_from as usize;
         let root = self.branch(BranchId::ROOT);
         root.ids.truncate(from);
         root.origins.truncate(from);
@@ -489,7 +469,7 @@ impl Live {
 /// Gives back the pages only a task holds.
 pub(super) fn release_task(pool: &mut Pool, task: &Task) {
     match task {
-        Task::Score(score) => pool.release(score.scratch),
+        Task::Score(score) => score.scratches().for_each(|(scratch, _)| pool.release(scratch)),
         Task::Decode(decode) => decode.tree.into_iter().for_each(|tree| pool.release(tree)),
         Task::Span { .. } | Task::Propose(_) => {}
     }

@@ -35,6 +35,7 @@ mod reply;
 mod request;
 mod results;
 mod runner;
+mod score;
 mod slot;
 mod start;
 mod trace;

@@ -112,9 +112,10 @@ impl<D: Device> Runner<D> {
         for (id, branch) in &live.branches {
             for role in Role::ALL {
                 if let Some(Task::Score(task)) = &branch.tasks[role.index()] {
-                    held_pages += self.pool.pages_of(task.scratch);
-                    let suffix = task.score.suffix.len();
-                    needed_pages += self.pool.layout().pages_for(role, suffix);
+                    for (scratch, suffix) in task.scratches() {
+                        held_pages += self.pool.pages_of(scratch);
+                        needed_pages += self.pool.layout().pages_for(role, suffix);
+                    }
                 }
                 let seq = branch.kv[role.index()];
                 held_pages += seq.map_or(0, |seq| self.pool.pages_of(seq));
@@ -197,10 +198,7 @@ impl Live {
             self.release_kv(pool, vocabulary, at);
             let branch = self.branches.get_mut(&at.1).expect("a live branch");
             match &mut branch.tasks[at.0.index()] {
-                Some(Task::Score(task)) => {
-                    pool.truncate(task.scratch, 0);
-                    task.logprobs.clear();
-                }
+                Some(Task::Score(task)) => task.begin_anew(pool),
                 Some(Task::Span { logprobs, .. }) => logprobs.clear(),
                 Some(Task::Decode(_) | Task::Propose(_)) | None => {}
             }

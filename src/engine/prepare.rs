@@ -41,8 +41,10 @@ pub(super) struct Prepared {
     pub(super) texts: [Option<ModelText>; 2],
     pub(super) max_model_len: u32,
     pub(super) device: &'static str,
-    /// Whether the draft writes the next step while one is scored.
-    pub(super) draft_ahead: bool,
+    /// Steps the draft may write beyond the first that is not decided.
+    pub(super) draft_ahead: u32,
+    /// Drafted steps the base scores in one pass, at most.
+    pub(super) score_batch: u32,
     /// Built when the first reply has to follow a schema.
     #[cfg(feature = "grammar")]
     pub(super) grammars: std::sync::OnceLock<Result<crate::text::Grammars, String>>,
@@ -323,6 +325,7 @@ impl Prepared {
                 ..Want::default()
             },
             draft_ahead: self.draft_ahead,
+            score_batch: self.score_batch,
             speculation,
             salvage,
             gates: settings.gates,

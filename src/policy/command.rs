@@ -80,22 +80,33 @@ pub enum ScoreSpan {
     /// Nothing.
     #[default]
     None,
-    /// Their log-probabilities, from the same pass.
+    /// The log-probabilities of all tokens up to the last place, from the same pass.
     LogProbs {
         /// First tail index wanted.
         from: u32,
     },
 }
 
-/// A model prefills what it has not seen and a scratch suffix, and labels are read at its end.
+/// A place of the tail at which labels are read.
+#[derive(Debug, Clone)]
+pub struct ScorePlace {
+    /// Tail tokens the suffix comes after; the tail may be longer.
+    pub end: u32,
+    /// Scratch tokens; they leave no trace in the KV.
+    pub suffix: Arc<[TokenId]>,
+}
+
+/// A model prefills what it has not seen and a scratch suffix after each of some places, and labels
+/// are read at the end of each suffix. A suffix sees the tail before its place and nothing of the
+/// others, so a place reads the same whether it is scored alone or with others.
 #[derive(Debug, Clone)]
 pub struct Score {
     /// Where.
     pub branch: BranchId,
     /// Which model.
     pub role: Role,
-    /// Scratch tokens; they leave no trace in the KV.
-    pub suffix: Arc<[TokenId]>,
+    /// In the order of the tail; at least one.
+    pub places: Vec<ScorePlace>,
     /// The label set.
     pub labels: Arc<[TokenId]>,
     /// What to return of the tail.
@@ -210,7 +221,7 @@ pub enum Outcome {
         /// One entry per token when anything was wanted.
         stats: Vec<TokenStats>,
     },
-    /// From [`Command::Score`].
+    /// From [`Command::Score`]: one for each of its places, in their order.
     Scored {
         /// Where.
         branch: BranchId,
@@ -218,7 +229,8 @@ pub enum Outcome {
         role: Role,
         /// One probability per label, summing to 1.
         probs: Vec<f32>,
-        /// Log-probabilities as [`ScoreSpan`] asked.
+        /// Log-probabilities as [`ScoreSpan`] asked: from its beginning, or from the place before,
+        /// up to this one.
         logprobs: Vec<f32>,
     },
     /// From [`Command::Span`].

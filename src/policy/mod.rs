@@ -10,15 +10,20 @@
 
 pub mod command;
 pub mod continuation;
+mod course;
 pub mod gates;
 pub mod speculation;
+pub mod steps;
 pub mod stepwise;
 
-pub use command::{Command, Decode, FinishWhy, Outcome, Score, ScoreSpan, StopCause, Until, Want};
+pub use command::{
+    Command, Decode, FinishWhy, Outcome, Score, ScorePlace, ScoreSpan, StopCause, Until, Want,
+};
 pub use continuation::Continuation;
 pub use gates::Gates;
 pub use speculation::{Proposer, Speculation, WindowSize};
-pub use stepwise::{AnswerBy, Close, Judge, Reasoning, Stepwise, StepwiseSettings};
+pub use steps::{AnswerBy, Close, Judge, Reasoning, StepwiseSettings};
+pub use stepwise::Stepwise;
 
 use crate::ids::{BranchId, Role, TokenId};
 use serde::{Deserialize, Serialize};
@@ -81,7 +86,7 @@ pub enum Note {
         accepted: bool,
         /// Tokens of the drafted step; dropped when it was rejected.
         drafted: u32,
-        /// Tokens of the next step that were drafted meanwhile; dropped too when this one was
+        /// Tokens of later steps that were drafted meanwhile; dropped too when this one was
         /// rejected.
         ahead: u32,
         /// The base's log-probability of each drafted token, when asked for.
@@ -137,6 +142,12 @@ pub trait Policy: Send {
     /// Takes what a command produced and says what comes next. The first call brings
     /// [`Outcome::Started`].
     fn next(&mut self, tails: &dyn Tails, outcome: Outcome) -> Turn;
+
+    /// The tail index of the root's first token that nobody hears of yet: the end of the first step
+    /// that is not decided. The largest number where nothing waits.
+    fn undecided_from(&self) -> u32 {
+        u32::MAX
+    }
 }
 
 /// The policies a request can name.
