@@ -104,7 +104,8 @@ fn a_lot() -> Vec<Ask> {
             seed: Some(i as u64),
             ..SamplingOverrides::default()
         };
-        for policy in PolicyKind::ALL {
+        // How much is drafted under lookahead when something is decided is a matter of timing.
+        for policy in PolicyKind::ALL.into_iter().filter(|p| *p != PolicyKind::Lookahead) {
             let sampling = sampling.clone();
             let options = PolicyOptions { step_logprobs: true, ..PolicyOptions::default() };
             let request = Request { policy, sampling, options, ..Request::ask(question) };

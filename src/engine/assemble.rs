@@ -481,7 +481,7 @@ impl Assembly {
         } else {
             (vec![], vec![])
         };
-        let key = key(&params, (decode.role, branch), tail.len() + beyond);
+        let key = key(&params, (decode.role, decode.draws_as), tail.len() + beyond);
         let logits_row = batch.full_rows();
         batch.heads.push(HeadRow { row, kind: HeadKind::Full });
         batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });

@@ -69,7 +69,7 @@ pub(super) struct Branch {
     /// What its tokens have to follow.
     pub(super) guard: Option<Guard>,
     /// Counts the tasks started, so that a result never reaches a task that came after its own.
-    serials: [u64; 2],
+    pub(super) serials: [u64; 2],
 }
 
 /// What both models' texts have in common, for every request of the engine.
@@ -231,17 +231,6 @@ impl Live {
         tail.guard.as_mut().is_some_and(|guard| guard.binds(&tail.ids, &vocabulary.tokenizer))
     }
 
-    /// The KV sequence of a branch, created from the prefix cache at first use.
-    pub(super) fn sequence(&mut self, pool: &mut Pool, role: Role, branch: BranchId) -> SeqId {
-        let prompt = &self.prompts[role.index()];
-        let kv = &mut self.branches.get_mut(&branch).expect("live branch").kv[role.index()];
-        *kv.get_or_insert_with(|| {
-            let (seq, cached) = pool.create_from_prefix(role, prompt);
-            self.report.cached[role.index()].get_or_insert(cached as u32);
-            seq
-        })
-    }
-
     /// Hands an outcome to the policy and executes what it answers.
     pub(super) fn advance(&mut self, pool: &mut Pool, vocabulary: &Vocabulary, outcome: Outcome) {
         let mut policy = self.policy.take().expect("a policy is put back after every turn");
@@ -304,13 +293,11 @@ impl Live {
                 outcomes.push_back(Outcome::Done { branch });
             }
             Command::Fork { branch, n } => {
-                let branches = (0..n).map(|_| self.fork(pool, branch)).collect();
+                let branches = (0..n).map(|_| self.fork(branch)).collect();
                 outcomes.push_back(Outcome::Forked { branches });
             }
             Command::Keep { branch } => {
-                let others: Vec<_> =
-                    self.branches.keys().copied().filter(|b| *b != branch).collect();
-                others.into_iter().for_each(|b| self.drop_branch(pool, b));
+                self.keep(pool, vocabulary, branch);
                 outcomes.push_back(Outcome::Done { branch });
             }
             Command::Drop { branch } => {
@@ -326,7 +313,7 @@ impl Live {
         Ok(())
     }
 
-    fn branch(&mut self, branch: BranchId) -> &mut Branch {
+    pub(super) fn branch(&mut self, branch: BranchId) -> &mut Branch {
         self.branches.get_mut(&branch).expect("a policy names only branches it was given")
     }
 
@@ -418,34 +405,21 @@ impl Live {
             }
         }
         if branch == BranchId::ROOT {
-            self.told = self.told.min(len);
-            self.listener.rolled_back(len);
+            self.tell_rolled_back(len);
         }
     }
 
-    fn fork(&mut self, pool: &mut Pool, branch: BranchId) -> BranchId {
-        let source = self.branch(branch);
-        let copy = Branch {
-            ids: source.ids.clone(),
-            origins: source.origins.clone(),
-            kv: source.kv.map(|seq| seq.map(|s| pool.fork(s))),
-            guard: source.guard.as_ref().map(Guard::fork),
-            ..Branch::default()
-        };
+    /// Tells the listener that of the root's tail `len` tokens are left.
+    pub(super) fn tell_rolled_back(&mut self, len: u32) {
+        self.told = self.told.min(len);
+        self.listener.rolled_back(len);
+    }
+
+    /// A branch that does not exist yet.
+    pub(super) fn new_branch(&mut self) -> BranchId {
         let id = BranchId(self.next_branch);
         self.next_branch += 1;
-        self.branches.insert(id, copy);
-        for role in Role::ALL {
-            self.forget_ahead(pool, (role, id), 0);
-        }
         id
-    }
-
-    fn drop_branch(&mut self, pool: &mut Pool, branch: BranchId) {
-        if let Some(gone) = self.branches.remove(&branch) {
-            gone.tasks.iter().flatten().for_each(|task| release_task(pool, task));
-            gone.kv.into_iter().flatten().for_each(|seq| pool.release(seq));
-        }
     }
 
     /// Gives every page back. What the owner of a KV accepted enters the prefix cache first.

@@ -20,6 +20,7 @@
 //! for what goes in and out, `runner.rs` for the loop.
 
 mod assemble;
+mod branches;
 mod completion;
 mod guard;
 mod judge;

@@ -90,6 +90,7 @@ pub struct EngineOptions {
     /// Steps the draft may write beyond the first that the base has not decided on, at most
     /// [`config::DRAFT_AHEAD_MAX`]. No token of a reply depends on it. Without it one where the
     /// device runs both models at the same time, else none.
+    /// Under the policy `lookahead` then [`config::LOOKAHEAD_STEPS`].
     pub draft_ahead: Option<u32>,
     /// Drafted steps the base scores in one pass, 1 to as many as there can be, which is the
     /// default. No score depends on it.
@@ -250,6 +251,7 @@ fn launch<D: Device>(
         });
     }
     let (draft_ahead, score_batch) = drafting(&device, &options)?;
+    let lookahead_steps = options.draft_ahead.unwrap_or(config::LOOKAHEAD_STEPS);
     let info = device.info();
     let limits = PassLimits {
         rows: options.batch_rows_max,
@@ -305,6 +307,7 @@ fn launch<D: Device>(
         max_model_len,
         device: info.kind,
         draft_ahead,
+        lookahead_steps,
         score_batch,
         #[cfg(feature = "grammar")]
         grammars: std::sync::OnceLock::new(),

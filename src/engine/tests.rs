@@ -74,6 +74,7 @@ fn prepared(name: &str) -> Prepared {
         max_model_len: 4096,
         device: "none",
         draft_ahead: 0,
+        lookahead_steps: 0,
         score_batch: 1,
         #[cfg(feature = "grammar")]
         grammars: std::sync::OnceLock::new(),

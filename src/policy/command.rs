@@ -72,6 +72,9 @@ pub struct Decode {
     pub speculation: Option<Speculation>,
     /// Tokens somebody else wrote here already: the first that are proposed.
     pub first_window: Vec<TokenId>,
+    /// Whose random numbers its tokens are drawn with: those of its own branch, or of the one whose
+    /// place this branch may take.
+    pub draws_as: BranchId,
 }
 
 /// What a [`Score`] returns of the tokens the model had not seen.
@@ -151,12 +154,13 @@ pub enum Command {
         /// How many.
         n: u32,
     },
-    /// This branch is the reply: every other one is dropped.
+    /// This branch is the reply: it takes the root's place, and every other one is dropped, with
+    /// what is in flight on it.
     Keep {
         /// Which.
         branch: BranchId,
     },
-    /// Forget a branch.
+    /// Forget a branch, with what is in flight on it.
     Drop {
         /// Which.
         branch: BranchId,

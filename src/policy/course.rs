@@ -6,10 +6,8 @@
 //! [`super::stepwise`].
 
 use super::steps::{AnswerBy, Close, Reasoning, StepwiseSettings};
-use super::{
-    Command, Decode, FinishWhy, Gates, Note, StopCause, Tails, ThinkingEnd, Turn, Until, Want,
-};
-use crate::ids::{BranchId, Role};
+use super::{Command, Decode, FinishWhy, Gates, Note, StopCause, ThinkingEnd, Turn, Until, Want};
+use crate::ids::{BranchId, Role, TokenId};
 use crate::telemetry::Phase;
 use std::ops::Range;
 
@@ -111,6 +109,7 @@ impl Course {
             phase: if writer == Role::Draft { Phase::Draft } else { Phase::Rewrite },
             speculation: for_base(writer, s.speculation),
             first_window: vec![],
+            draws_as: ROOT,
         }
     }
 
@@ -154,26 +153,26 @@ impl Course {
         step.end = End::Closed;
     }
 
-    /// Whether the step that makes `steps` of them says what `last`, the one before it, said.
+    /// Whether the step of `tail` that makes `steps` of them says what `last`, the one before it,
+    /// said.
     pub(super) fn repeats(
         &self,
-        tails: &dyn Tails,
+        tail: &[TokenId],
         steps: u32,
         last: Option<&Range<u32>>,
         step: &Range<u32>,
     ) -> bool {
-        let ids = tails.ids(ROOT);
-        let slice = |r: &Range<u32>| ids.get(r.start as usize..r.end as usize);
+        let slice = |r: &Range<u32>| tail.get(r.start as usize..r.end as usize);
         // As in the authors' code only after more than two steps.
         self.settings.stop_on_repeat
             && steps > 2
             && last.is_some_and(|last| slice(last) == slice(step))
     }
 
-    /// Keeps the next step for good and says what follows it.
+    /// Keeps a step of `tail`, the next, for good and says what follows it.
     pub(super) fn keep(
         &mut self,
-        tails: &dyn Tails,
+        tail: &[TokenId],
         writer: Role,
         step: &Written,
         turn: &mut Turn,
@@ -192,7 +191,7 @@ impl Course {
                 self.close(writer, ThinkingEnd::Budget, turn)
             }
             End::Delimiter | End::Cap
-                if self.repeats(tails, self.step, self.last.as_ref(), &step.range) =>
+                if self.repeats(tail, self.step, self.last.as_ref(), &step.range) =>
             {
                 self.close(writer, ThinkingEnd::Repeated, turn)
             }
@@ -240,6 +239,7 @@ impl Course {
             phase: Phase::Answer,
             speculation: for_base(writer, self.settings.speculation),
             first_window: vec![],
+            draws_as: ROOT,
         }));
         Next::Answer
     }

@@ -6,12 +6,14 @@
 //!
 //! Invariant: from any sequence of outcomes a policy keeps its caps and ends, with exactly one
 //! [`Command::Finish`]. Read next: [`stepwise`], which is `base`, `draft` and `specreason` in one;
-//! [`continuation`] is one model writing on, without steps.
+//! [`lookahead`], which has the base write every step too; [`continuation`] is one model writing
+//! on, without steps.
 
 pub mod command;
 pub mod continuation;
 mod course;
 pub mod gates;
+pub mod lookahead;
 pub mod speculation;
 pub mod steps;
 pub mod stepwise;
@@ -21,6 +23,7 @@ pub use command::{
 };
 pub use continuation::Continuation;
 pub use gates::Gates;
+pub use lookahead::{Comparison, Lookahead};
 pub use speculation::{Proposer, Speculation, WindowSize};
 pub use steps::{AnswerBy, Close, Judge, Reasoning, StepwiseSettings};
 pub use stepwise::Stepwise;
@@ -76,13 +79,14 @@ pub enum Note {
         /// Nats of the draft's first token.
         entropy: f32,
     },
-    /// The base scored the drafted step.
+    /// The base scored the drafted step, or compared it with its own.
     StepScored {
         /// Step number.
         index: u32,
-        /// The read-out's value.
-        score: f32,
-        /// Whether it reached the threshold.
+        /// The read-out's value; none where nothing had to be asked: both models wrote the same,
+        /// or what cannot say the same.
+        score: Option<f32>,
+        /// Whether the drafted step is kept: the score reached the threshold.
         accepted: bool,
         /// Tokens of the drafted step; dropped when it was rejected.
         drafted: u32,
@@ -168,12 +172,20 @@ pub enum PolicyKind {
     /// [`Self::SpecReason`], with tokens proposed to the base wherever it writes.
     #[serde(rename = "specreason+decode")]
     SpecReasonDecode,
+    /// Both models write every step; the draft's is kept where it says what the base's own says.
+    Lookahead,
 }
 
 impl PolicyKind {
     /// Every policy, in the order reports print them.
-    pub const ALL: [Self; 5] =
-        [Self::Base, Self::Draft, Self::SpecDecode, Self::SpecReason, Self::SpecReasonDecode];
+    pub const ALL: [Self; 6] = [
+        Self::Base,
+        Self::Draft,
+        Self::SpecDecode,
+        Self::SpecReason,
+        Self::SpecReasonDecode,
+        Self::Lookahead,
+    ];
 
     /// The name users type.
     #[must_use]
@@ -184,6 +196,7 @@ impl PolicyKind {
             Self::SpecReason => "specreason",
             Self::SpecDecode => "spec-decode",
             Self::SpecReasonDecode => "specreason+decode",
+            Self::Lookahead => "lookahead",
         }
     }
 
@@ -193,14 +206,14 @@ impl PolicyKind {
         match self {
             Self::Base | Self::SpecDecode => role == Role::Base,
             Self::Draft => role == Role::Draft,
-            Self::SpecReason | Self::SpecReasonDecode => true,
+            Self::SpecReason | Self::SpecReasonDecode | Self::Lookahead => true,
         }
     }
 
-    /// Whether the base scores what the draft writes.
+    /// Whether the base decides on what the draft writes.
     #[must_use]
     pub fn judges(self) -> bool {
-        matches!(self, Self::SpecReason | Self::SpecReasonDecode)
+        matches!(self, Self::SpecReason | Self::SpecReasonDecode | Self::Lookahead)
     }
 
     /// Whether tokens are proposed to the base where it writes.

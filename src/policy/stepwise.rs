@@ -149,7 +149,7 @@ impl Stepwise {
     /// Whether an undecided step would end the thinking by saying what the one before it said.
     fn repeats(&self, tails: &dyn Tails, index: usize) -> bool {
         let (steps, step) = (self.course.step + 1 + index as u32, &self.undecided[index].step);
-        self.course.repeats(tails, steps, self.before(index), &step.range)
+        self.course.repeats(tails.ids(ROOT), steps, self.before(index), &step.range)
     }
 
     fn drafted(
@@ -173,11 +173,12 @@ impl Stepwise {
 
     /// Whether a drafted step, the newest, is kept without asking the base.
     fn is_sure(&self, tails: &dyn Tails, step: &Written, stats: &[TokenStats]) -> bool {
-        let ids = &tails.ids(ROOT)[step.range.start as usize..step.range.end as usize];
+        let tail = tails.ids(ROOT);
+        let ids = &tail[step.range.start as usize..step.range.end as usize];
         matches!(step.end, End::Delimiter | End::Cap)
             && self.settings().gates.is_sure(stats)
             && !gates::says_any(ids, &self.settings().hesitations)
-            && !self.course.repeats(tails, u32::MAX, self.before(self.undecided.len()), &step.range)
+            && !self.course.repeats(tail, u32::MAX, self.before(self.undecided.len()), &step.range)
     }
 
     /// Has the base score the first undecided steps: as many as wait for nothing else.
@@ -222,7 +223,7 @@ impl Stepwise {
         let step = &self.undecided[0].step;
         turn.notes.push(Note::StepScored {
             index: self.course.step,
-            score,
+            score: Some(score),
             accepted,
             drafted: step.sampled,
             ahead: tails.ids(ROOT).len() as u32 - step.range.end,
@@ -247,7 +248,7 @@ impl Stepwise {
     }
 
     fn keep(&mut self, tails: &dyn Tails, writer: Role, step: &Written, turn: &mut Turn) {
-        match self.course.keep(tails, writer, step, turn) {
+        match self.course.keep(tails.ids(ROOT), writer, step, turn) {
             Next::Step => self.begin_step(turn),
             Next::Answer => self.state = State::Answering,
             Next::End => self.state = State::Finished,

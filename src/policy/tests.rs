@@ -8,14 +8,14 @@ use crate::sample::{Readout, SamplingParams};
 use proptest::prelude::*;
 use std::sync::Arc;
 
-const END_OF_TURN: TokenId = TokenId(0);
-const CLOSE: TokenId = TokenId(1);
-const DELIMITER: TokenId = TokenId(2);
+pub(super) const END_OF_TURN: TokenId = TokenId(0);
+pub(super) const CLOSE: TokenId = TokenId(1);
+pub(super) const DELIMITER: TokenId = TokenId(2);
 
-struct Script {
+pub(super) struct Script {
     seed: u64,
     /// Tail ids and who wrote them.
-    tail: Vec<(TokenId, Origin)>,
+    pub(super) tail: Vec<(TokenId, Origin)>,
     ids: Vec<TokenId>,
     context: usize,
     /// Places of each scoring.
@@ -28,10 +28,16 @@ impl Tails for Script {
     }
 }
 
-fn mix(mut x: u64) -> u64 {
+pub(super) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+/// What a model writes: one of twelve tokens, the ends of turns and thoughts less often.
+pub(super) fn token(hash: u64) -> TokenId {
+    let id = hash % 12;
+    TokenId(if id < 2 && (hash >> 32) % 4 > 0 { id + 3 } else { id } as u32)
 }
 
 impl Script {
@@ -57,7 +63,7 @@ impl Script {
             if self.ids.len() >= self.context {
                 break StopCause::Context;
             }
-            let id = TokenId((self.hash(1 + d.role.index() as u64) % 12) as u32);
+            let id = token(self.hash(1 + d.role.index() as u64));
             self.push(id, d.role.into());
             let count = self.ids.len() as u32 - start;
             stats.push(TokenStats {
@@ -105,10 +111,14 @@ impl Script {
             let is_cancelled = |outcome: &Outcome| matches!(outcome, Outcome::Cancelled { .. });
             let any = || mix(self.seed ^ turns) as usize % queue.len();
             let next = queue.iter().position(is_cancelled).unwrap_or_else(any);
-            // Places of one scoring are told in their order.
-            let of_base = |outcome: &Outcome| matches!(outcome, Outcome::Scored { .. });
-            let next = match of_base(&queue[next]) {
-                true => queue.iter().position(of_base).expect("just seen"),
+            // Places of one scoring are told in their order, and in half of the runs late.
+            let is_score = |outcome: &Outcome| matches!(outcome, Outcome::Scored { .. });
+            let other = queue.iter().position(|outcome| !is_score(outcome));
+            let next = match is_score(&queue[next]) {
+                true => other
+                    .filter(|_| self.seed.is_multiple_of(2))
+                    .or_else(|| queue.iter().position(is_score))
+                    .expect("just seen"),
                 false => next,
             };
             let turn = policy.next(self, queue.remove(next));
@@ -159,7 +169,12 @@ fn cancel(queue: &mut [Outcome]) {
     }
 }
 
-fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> StepwiseSettings {
+pub(super) fn settings(
+    writer: Role,
+    threshold: Option<f32>,
+    budget: u32,
+    tags: bool,
+) -> StepwiseSettings {
     let ids = |n: u32| -> Arc<[TokenId]> { (100..100 + n).map(TokenId).collect() };
     StepwiseSettings {
         writer,
@@ -198,7 +213,11 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
     }
 }
 
-fn run(seed: u64, context: usize, s: StepwiseSettings) -> (Script, FinishWhy, Vec<Note>) {
+pub(super) fn run(
+    seed: u64,
+    context: usize,
+    s: StepwiseSettings,
+) -> (Script, FinishWhy, Vec<Note>) {
     let mut script = Script { seed, tail: vec![], ids: vec![], context, scored: vec![] };
     let (why, notes) = script.run(&mut Stepwise::new(s));
     (script, why, notes)
