@@ -51,6 +51,8 @@ pub const WINDOW_MAX: u32 = 8;
 pub const BRANCHES_MAX: u32 = 4;
 /// Steps the draft may write beyond the first that is not decided, at most.
 pub const DRAFT_AHEAD_MAX: u32 = 16;
+/// Drafted steps one pass scores, at most: all that can be there.
+pub const SCORE_BATCH_MAX: u32 = DRAFT_AHEAD_MAX + 1;
 /// The same under the policy `lookahead`, where nobody says (Lookahead Reasoning drafts 6 steps).
 pub const LOOKAHEAD_STEPS: u32 = 6;
 /// Longer drafted steps are not compared with the base's own (Lookahead Reasoning's steps have 100

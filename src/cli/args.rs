@@ -6,7 +6,7 @@
 //! `FORERUN_…`, and the flag wins. Whatever can be judged without loading a model is judged here.
 
 use super::{models, ui};
-use crate::config;
+use crate::config::{DRAFT_AHEAD_MAX, SCORE_BATCH_MAX};
 use crate::device::CHAIN_MAX;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaOptions, Overlap};
@@ -141,11 +141,11 @@ pub(super) struct EngineArgs {
     /// Steps the draft may write beyond the first that the base has not decided on; 0 is off
     /// [default: 1 where both models run at the same time, else 0; with lookahead 6]
     #[arg(long, value_name = "STEPS", env = "FORERUN_DRAFT_AHEAD", hide_env_values = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(config::DRAFT_AHEAD_MAX)))]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(DRAFT_AHEAD_MAX)))]
     pub(super) draft_ahead: Option<u32>,
     /// Drafted steps the base scores in one pass, at most [default: as many as wait for it]
     #[arg(long, value_name = "STEPS", env = "FORERUN_SCORE_BATCH", hide_env_values = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 + i64::from(config::DRAFT_AHEAD_MAX)))]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(SCORE_BATCH_MAX)))]
     pub(super) score_batch: Option<u32>,
     #[command(flatten)]
     pub(super) trace: TraceArgs,

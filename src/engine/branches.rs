@@ -1,8 +1,8 @@
 //! Branches of a request: made, chosen, dropped, and what they share.
 //!
 //! A fork copies ids; KV it gets when a model first works on it, from whichever branch of the
-//! request has seen most of its tail, else from the prefix cache. Both share pages copy-on-write, so
-//! whatever any branch has read is read once.
+//! request has seen most of its tail, else from the prefix cache. Both share pages copy-on-write,
+//! so whatever any branch has read is read once.
 
 use super::guard::Guard;
 use super::live::{Branch, Live, Vocabulary, release_task};

@@ -1,9 +1,9 @@
 //! The judge's words: what the base reads before it writes a digit.
 //!
-//! Two layouts for a score. `turn` adds a user turn after the steps, as in the paper (§4.1). `prefix`
-//! puts the rubric into the base's prompt, where it is cached, so that the suffix scored each time is
-//! a dozen tokens. A third, `compare`, quotes a drafted step after the base's own, for the policy
-//! `lookahead`. The texts are files users can replace; one of each is built in.
+//! Two layouts for a score. `turn` adds a user turn after the steps, as in the paper (§4.1).
+//! `prefix` puts the rubric into the base's prompt, where it is cached, so that the suffix scored
+//! each time is a dozen tokens. A third, `compare`, quotes a drafted step after the base's own, for
+//! the policy `lookahead`. The texts are files users can replace; one of each is built in.
 
 use crate::error::TextError;
 use crate::ids::TokenId;

@@ -213,8 +213,8 @@ impl Prepared {
         let asks_for =
             [("logprobs", request.logprobs.is_some()), ("step logprobs", options.step_logprobs)];
         if let Some((field, _)) = asks_for.into_iter().find(|(_, asks)| *asks) {
-            let reason = "they are the base's, which writes its own steps under the policy lookahead \
-                and does not read all of the reply; use specreason or base";
+            let reason = "they are the base's, which does not read all of a reply under the policy \
+                lookahead, where it writes its own steps; use specreason or base";
             return Err(RequestError::Invalid { field, reason: reason.into() });
         }
         let text = self.judge_text(request);

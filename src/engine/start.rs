@@ -224,15 +224,17 @@ fn context(options: &EngineOptions, opened: &Opened) -> Result<u32, EngineError>
 
 /// How many steps the draft writes ahead, and how many the base scores at a time.
 fn drafting<D: Device>(device: &D, options: &EngineOptions) -> Result<(u32, u32), EngineError> {
-    let most = config::DRAFT_AHEAD_MAX;
     let ahead = options.draft_ahead.unwrap_or_else(|| device.overlaps().into());
-    let batch = options.score_batch.unwrap_or(most + 1);
-    let wrong = |field, reason| Err(EngineError::Invalid { field, reason });
-    if ahead > most {
-        return wrong("draft-ahead", format!("expected 0 to {most} steps, got {ahead}"));
-    }
-    if !(1..=most + 1).contains(&batch) {
-        return wrong("score-batch", format!("expected 1 to {} steps, got {batch}", most + 1));
+    let batch = options.score_batch.unwrap_or(config::SCORE_BATCH_MAX);
+    for (field, steps, range) in [
+        ("draft-ahead", ahead, 0..=config::DRAFT_AHEAD_MAX),
+        ("score-batch", batch, 1..=config::SCORE_BATCH_MAX),
+    ] {
+        if !range.contains(&steps) {
+            let reason =
+                format!("expected {} to {} steps, got {steps}", range.start(), range.end());
+            return Err(EngineError::Invalid { field, reason });
+        }
     }
     Ok((ahead, batch))
 }

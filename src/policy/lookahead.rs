@@ -6,8 +6,8 @@
 //! versions of several steps are written side by side, in the same passes, each on a branch of its
 //! own. A drafted step is kept when the base, shown both, finds that they say the same; the first
 //! that does not gives way to the base's own, and all that was written behind it is gone.
-//! `src/ARCHITECTURE.md` says where this differs from the paper. Invariants: what is kept depends on
-//! no timing and on no depth; where no step is ever found to say the same, the reply is `base`'s.
+//! `src/ARCHITECTURE.md` says where this differs from the paper. Invariants: what is kept depends
+//! on no timing and on no depth; where no step is found to say the same, the reply is `base`'s.
 //! Read next: [`super::course`].
 
 use super::course::{Course, End, Next, ROOT, Written};

@@ -299,8 +299,9 @@ proptest! {
 
     #[test]
     fn drafting_ahead_and_scoring_together_change_neither_the_reply_nor_what_was_decided(
-        seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
-        tokens_max in 1u32..90, gates in some_gates(), first_n in 0u32..3,
+        seed: u64, threshold in 0f32..11.0, budget in 1u32..120, tags: bool,
+        context in 1usize..200, tokens_max in 1u32..150, first_n in 0u32..3,
+        gates in prop_oneof![2 => Just(Gates::default()), 1 => some_gates()],
     ) {
         let s = settings(Role::Draft, Some(threshold), budget, tags);
         let s = StepwiseSettings { tokens_max, gates, first_n, ..s };

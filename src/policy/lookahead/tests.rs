@@ -259,7 +259,8 @@ proptest! {
                 at = *end;
             }
         }
-        let sampled = |t: &[(TokenId, Origin)]| t.iter().filter(|t| t.1 != Origin::Injected).count();
+        let is_sampled = |t: &&(TokenId, Origin)| t.1 != Origin::Injected;
+        let sampled = |t: &[(TokenId, Origin)]| t.iter().filter(is_sampled).count();
         let answer = spec.notes.iter().find_map(|n| match n {
             Note::AnswerBegan { at, .. } => Some(*at as usize),
             _ => None,
