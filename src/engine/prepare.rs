@@ -122,10 +122,8 @@ impl Prepared {
     }
 
     fn judge_text(&self, request: &Request) -> JudgeText {
-        self.options(request).judge.unwrap_or_else(|| match request.policy {
-            PolicyKind::Lookahead => JudgeText::built_in("compare").expect("built in"),
-            _ => self.pair.settings.judge.clone(),
-        })
+        let judge = self.options(request).judge;
+        judge.unwrap_or_else(|| self.pair.settings.judge_of(request.policy))
     }
 
     pub(super) fn text(&self, role: Role) -> Result<&ModelText, RequestError> {
@@ -227,7 +225,7 @@ impl Prepared {
             tokens_max: step_tokens_max.min(config::COMPARE_TOKENS_MAX),
             labels: ids.labels,
             readout: options.readout.unwrap_or(pair.readout),
-            threshold: options.threshold.unwrap_or(config::THRESHOLD),
+            threshold: options.threshold.unwrap_or(pair.threshold),
             cutoff: options.cutoff.unwrap_or(0.5),
         }))
     }
@@ -326,9 +324,7 @@ impl Prepared {
             pair: self.pair.name.clone(),
             policy: kind,
             device: self.device.into(),
-            threshold: comparison
-                .as_ref()
-                .map_or(options.threshold.unwrap_or(pair.threshold), |c| c.threshold),
+            threshold: options.threshold.unwrap_or(pair.threshold),
             score: options.readout.unwrap_or(pair.readout),
             judge: judge_text.layout().into(),
             judge_suffix_tokens: suffix_tokens,
