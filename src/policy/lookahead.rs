@@ -146,28 +146,22 @@ impl Lookahead {
 
     /// What can be said of a step now.
     fn compare(&self, tails: &dyn Tails, index: usize, turn: &mut Turn) -> Verdict {
-        let versions = &self.steps[index];
-        let different = Verdict::Known { same: false, score: None };
-        let Some((own, branch)) = versions.own.as_ref().zip(versions.branch) else {
+        let (c, versions) = (&self.comparison, &self.steps[index]);
+        let both = versions.own.as_ref().zip(versions.drafted.as_ref());
+        let Some(((own, drafted), branch)) = both.zip(versions.branch) else {
             return Verdict::Open;
         };
-        // As in the authors' code: what does not end as a step should is never kept for another.
-        if own.end != End::Delimiter {
-            return different;
-        }
-        let Some(drafted) = &versions.drafted else { return Verdict::Open };
-        let (c, slice) = (&self.comparison, |b, step: &Written| {
-            &tails.ids(b)[step.range.start as usize..step.range.end as usize]
-        });
-        let ids = slice(ROOT, drafted);
-        if drafted.end != End::Delimiter {
-            return different;
-        }
-        if ids == slice(branch, own) {
+        let ids_of = |branch, step: &Written| {
+            &tails.ids(branch)[step.range.start as usize..step.range.end as usize]
+        };
+        let ids = ids_of(ROOT, drafted);
+        if ids == ids_of(branch, own) {
             return Verdict::Known { same: true, score: None };
         }
-        if drafted.sampled > c.tokens_max {
-            return different;
+        // As in the authors' code: what does not end as a step should is never kept for another.
+        let whole = own.end == End::Delimiter && drafted.end == End::Delimiter;
+        if !whole || drafted.sampled > c.tokens_max {
+            return Verdict::Known { same: false, score: None };
         }
         let suffix = [&c.before, ids, &c.after].concat().into();
         turn.commands.push(Command::Score(Score {
@@ -183,28 +177,25 @@ impl Lookahead {
     /// Keeps one version of the first step.
     fn decide(&mut self, tails: &dyn Tails, same: bool, score: Option<f32>, turn: &mut Turn) {
         let Versions { branch, drafted, own, .. } = self.steps.pop_front().expect("a first step");
-        let (branch, mut own) = branch.zip(own).expect("the base has written it");
-        let tip = tails.ids(ROOT).len() as u32;
-        let drafted_end = drafted.as_ref().map_or(tip, |step| step.range.end);
+        let (branch, (mut own, mut drafted)) =
+            branch.zip(own.zip(drafted)).expect("both were compared");
         turn.notes.push(Note::StepScored {
             index: self.course.step,
             score,
             accepted: same,
-            drafted: drafted_end - self.course.start,
-            ahead: tip - drafted_end,
+            drafted: drafted.sampled,
+            ahead: tails.ids(ROOT).len() as u32 - drafted.range.end,
             logprobs: vec![],
         });
-        let next = match drafted.filter(|_| same) {
-            Some(step) => {
-                turn.commands.push(Command::Drop { branch });
-                self.course.keep(tails.ids(ROOT), Role::Draft, &step, turn)
-            }
-            None => {
-                turn.commands.push(Command::Keep { branch });
-                self.steps.clear();
-                self.course.close_turn(&mut own, turn);
-                self.course.keep(tails.ids(branch), Role::Base, &own, turn)
-            }
+        let next = if same {
+            turn.commands.push(Command::Drop { branch });
+            self.course.close_turn(&mut drafted, turn);
+            self.course.keep(tails.ids(ROOT), Role::Draft, &drafted, turn)
+        } else {
+            turn.commands.push(Command::Keep { branch });
+            self.steps.clear();
+            self.course.close_turn(&mut own, turn);
+            self.course.keep(tails.ids(branch), Role::Base, &own, turn)
         };
         self.follow(next, turn);
     }

@@ -83,8 +83,8 @@ pub enum Note {
     StepScored {
         /// Step number.
         index: u32,
-        /// The read-out's value; none where nothing had to be asked: both models wrote the same,
-        /// or what cannot say the same.
+        /// The read-out's value; none where nothing had to be asked: both models wrote the same
+        /// tokens, or one of them no whole step.
         score: Option<f32>,
         /// Whether the drafted step is kept: the score reached the threshold.
         accepted: bool,

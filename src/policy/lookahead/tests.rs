@@ -74,6 +74,8 @@ impl World {
         let [place] = s.places.as_slice() else { panic!("one comparison a branch") };
         let ids = &self.ids[&s.branch];
         assert_eq!(ids.len(), place.end as usize, "after the base's own step");
+        let quoted = place.suffix[1..place.suffix.len() - 2].last();
+        assert_eq!((ids.last(), quoted), (Some(&DELIMITER), Some(&DELIMITER)), "whole steps");
         let mut probs = vec![0.0; s.labels.len()];
         let both = [ids, &place.suffix[..]].concat();
         probs[(self.hash(&both, 9) % 10) as usize] = 1.0;
@@ -253,9 +255,6 @@ proptest! {
                 let by = Origin::from(*writer);
                 let ok = |t: &(TokenId, Origin)| t.1 == by || t.1 == Origin::Injected;
                 prop_assert!(spec.tail[*start as usize..*end as usize].iter().all(ok));
-                if *writer == Role::Draft {
-                    prop_assert_eq!(spec.tail[*end as usize - 1].0, DELIMITER);
-                }
                 at = *end;
             }
         }
@@ -278,14 +277,9 @@ proptest! {
                 prop_assert_eq!(*score, None);
             }
         }
-        // Only what ends otherwise than a step should is the base's.
-        let by_base: Vec<_> = spec.notes.iter().filter_map(|n| match n {
-            Note::StepKept { end, writer: Role::Base, .. } => Some(*end as usize),
-            _ => None,
-        }).collect();
-        for end in by_base {
-            prop_assert_ne!(spec.tail[end - 1].0, DELIMITER);
-        }
+        let by_base = |n: &&Note| matches!(n, Note::StepKept { writer: Role::Base, .. });
+        prop_assert_eq!(spec.notes.iter().filter(by_base).count(), 0);
+        prop_assert_eq!(rejected(&spec.notes), 0);
     }
 }
 
