@@ -44,12 +44,23 @@ fn replies(engine: &Engine, requests: &[Request]) -> Vec<Reply> {
 }
 
 /// What does not depend on how far the draft was when something was decided.
-fn decided(
-    reply: &Reply,
-) -> (Vec<TokenId>, FinishWhy, [u32; 2], Vec<(String, Origin, Option<u32>)>) {
+#[derive(Debug, PartialEq)]
+struct Decided {
+    ids: Vec<TokenId>,
+    finish: FinishWhy,
+    kept_and_rewritten: [u32; 2],
+    /// Text, writer and the bits of the score.
+    steps: Vec<(String, Origin, Option<u32>)>,
+}
+
+fn decided(reply: &Reply) -> Decided {
     let steps = reply.steps.iter();
-    let steps = steps.map(|s| (s.text.clone(), s.origin, s.score.map(f32::to_bits))).collect();
-    (reply.ids.clone(), reply.finish, [reply.accepted, reply.rewritten], steps)
+    Decided {
+        ids: reply.ids.clone(),
+        finish: reply.finish,
+        kept_and_rewritten: [reply.accepted, reply.rewritten],
+        steps: steps.map(|s| (s.text.clone(), s.origin, s.score.map(f32::to_bits))).collect(),
+    }
 }
 
 /// Requests of which some keep drafted steps and some do not.

@@ -185,6 +185,12 @@ fn steps_that_are_scored_together_survive_that_their_pages_are_given_back() {
     };
     let plain = Engine::start(plain).expect("the pair starts");
     let engine = tight_ahead(600, 24, 16, 4);
+    // Came first, and grow to the end of the context.
+    let long = |role| Completion {
+        ignore_end_of_turn: true,
+        ..Completion::new(role, Prompt::Text("1 + 1".into()))
+    };
+    let _long = Role::ALL.map(|role| engine.complete(&long(role)).expect("room"));
     let together: Vec<_> =
         requests.iter().map(|r| engine.submit(r.clone()).expect("room")).collect();
     for (events, request) in together.into_iter().zip(&requests) {

@@ -164,11 +164,6 @@ impl<D: Device> Runner<D> {
     /// Makes room where somebody could not go on.
     pub(super) fn relieve(&mut self) {
         let Some((id, full)) = self.starved.take() else { return };
-        // What is written ahead goes before anybody loses a seat.
-        let index = self.index_of(id);
-        if index.is_some_and(|i| self.live[i].shed(&mut self.pool, &self.vocabulary)) {
-            return;
-        }
         let seated: Vec<usize> = self.seated().collect();
         let claims: Vec<Claim> = seated.iter().map(|i| self.claim(&self.live[*i])).collect();
         if let Some(last) = schedule::victim(&claims) {
@@ -176,8 +171,10 @@ impl<D: Device> Runner<D> {
         }
         // It has everything there is; what is under way may still give some of it back.
         let waits = self.flights.iter().any(Option::is_some);
-        if let (false, Some(index)) = (waits, index) {
-            self.live[index].finished.get_or_insert(Err(RequestError::Kv(full)));
+        let Some(index) = self.index_of(id) else { return };
+        let live = &mut self.live[index];
+        if !live.shed(&mut self.pool, &self.vocabulary) && !waits {
+            live.finished.get_or_insert(Err(RequestError::Kv(full)));
         }
     }
 
