@@ -49,6 +49,15 @@ pub const ANSWER_TOKENS_MAX: u32 = 1024;
 pub const WINDOW_MAX: u32 = 8;
 /// Tokens proposed in one place, at most: a tree of 8 places then fits one 64-bit mask.
 pub const BRANCHES_MAX: u32 = 4;
+/// Steps the draft may write beyond the first that is not decided, at most.
+pub const DRAFT_AHEAD_MAX: u32 = 16;
+/// Drafted steps one pass scores, at most: all that can be there.
+pub const SCORE_BATCH_MAX: u32 = DRAFT_AHEAD_MAX + 1;
+/// The same under the policy `lookahead`, where nobody says (Lookahead Reasoning drafts 6 steps).
+pub const LOOKAHEAD_STEPS: u32 = 6;
+/// Longer drafted steps are not compared with the base's own (Lookahead Reasoning's steps have 100
+/// tokens at most).
+pub const COMPARE_TOKENS_MAX: u32 = 128;
 /// Phrases in which a model doubts what it wrote (Speculative Thinking, arXiv 2504.12329, and
 /// R1-style traces).
 pub const HESITATIONS: [&str; 7] =

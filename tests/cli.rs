@@ -164,6 +164,19 @@ fn policies_and_answerers_are_who_they_say() {
 }
 
 #[test]
+fn lookahead_that_finds_nothing_to_be_the_same_says_what_base_says() {
+    let base = json(&["--policy", "base", QUESTION]);
+    for ahead in ["0", "4"] {
+        let flags = ["--policy", "lookahead", "--threshold", "10", "--draft-ahead", ahead];
+        let reply = json(&[&flags[..], &[QUESTION]].concat());
+        assert_eq!(reply["ids"], base["ids"]);
+        assert_eq!(reply["settings"]["policy"], "lookahead");
+        assert_eq!(reply["settings"]["judge"], "compare");
+        assert!(reply["ms"]["base_only_estimate"].is_null(), "its steps were not written alone");
+    }
+}
+
+#[test]
 fn every_alias_sets_what_its_name_sets() {
     let pairs: &[(&[&str], &[&str])] = &[
         (&["--threshold", "3"], &["--reason-threshold", "3"]),
@@ -267,7 +280,10 @@ fn every_bad_flag_is_one_line_that_names_it() {
         (&["run", "--logit-bias", "5"], &["--logit-bias", "expected ID:BIAS such as 42:-1.5"]),
         (&["run", "--logit-bias", "5:1,5:2"], &["token 5 is listed twice"]),
         (&["run", "--logit-bias", "576:1"], &["576 is outside the vocabulary of 576 tokens"]),
-        (&["run", "--judge", "x"], &["there is no judge \"x\"; expected turn, prefix or"]),
+        (&["run", "--judge", "x"], &["there is no judge \"x\"; expected turn, prefix, "]),
+        (&["run", "--policy", "lookahead", "--judge", "turn"], &["layout compare, not turn"]),
+        (&["run", "--draft-ahead", "17"], &["--draft-ahead", "17 is not in 0..=16"]),
+        (&["run", "--score-batch", "0"], &["--score-batch", "0 is not in 1..=17"]),
         (&["run", "--judge", "/nonexistent.json"], &["--judge /nonexistent.json: "]),
         (&["run", "--pair", "x"], &["there is no pair \"x\"; there are tiny, qwen2.5-coder"]),
         (&["run", "--pair", "qwen2.5-coder"], &["run: forerun pull qwen2.5-coder"]),

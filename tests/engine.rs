@@ -12,8 +12,11 @@ use forerun::ids::{Role, TokenId};
 use forerun::model::{Checkpoint, PassLimits, Solo};
 use forerun::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
+use forerun::telemetry::Trace;
 use forerun::text::{Message, RenderOptions};
 use problems::questions;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 
 fn start(pair: Pair, device: DeviceChoice) -> Engine {
     Engine::start(EngineOptions { device, ..EngineOptions::new(pair) }).expect("the pair starts")
@@ -123,7 +126,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
 
 #[test]
 fn how_far_decodes_and_drafts_run_ahead_changes_no_token() {
-    let engine = |run_ahead: usize, draft_ahead: bool| {
+    let engine = |run_ahead: usize, draft_ahead: u32| {
         let options =
             EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::new(Pair::tiny()) };
         let (run_ahead, draft_ahead) = (Some(run_ahead), Some(draft_ahead));
@@ -141,31 +144,115 @@ fn how_far_decodes_and_drafts_run_ahead_changes_no_token() {
             }
         }
     }
-    let replies = |run_ahead: usize, draft_ahead: bool| -> Vec<Reply> {
+    let replies = |run_ahead: usize, draft_ahead: u32| -> Vec<Reply> {
         let engine = engine(run_ahead, draft_ahead);
         // Side by side, so that passes of a chain hold tokens of several requests.
         let all: Vec<_> =
             requests.iter().map(|r| engine.submit(r.clone()).expect("room")).collect();
         all.into_iter().map(|events| events.reply().expect("a reply")).collect()
     };
-    let want = replies(1, false);
-    for (run_ahead, draft_ahead) in [(2, false), (8, false), (1, true), (3, true)] {
+    let want = replies(1, 0);
+    for (run_ahead, draft_ahead) in [(2, 0), (8, 0), (1, 1), (3, 1), (8, 3)] {
         let got = replies(run_ahead, draft_ahead);
         for (got, want) in got.iter().zip(&want) {
             assert_eq!(got.ids, want.ids, "{run_ahead} ahead, drafts {draft_ahead}");
             assert_eq!((got.accepted, got.rewritten), (want.accepted, want.rewritten));
         }
         let wasted = |replies: &[Reply]| replies.iter().map(|r| r.tokens.wasted).sum::<u32>();
-        assert_eq!(wasted(&got) > wasted(&want), draft_ahead, "{run_ahead} ahead");
+        assert_eq!(wasted(&got) > wasted(&want), draft_ahead > 0, "{run_ahead} ahead");
+    }
+}
+
+/// A trace that is kept in memory.
+#[derive(Clone, Default)]
+struct Timeline(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Timeline {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("nobody panics").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Timeline {
+    /// Places that were under way in each pass of a scoring.
+    fn places(&self) -> Vec<u64> {
+        let json = self.0.lock().expect("nobody panics").clone();
+        let events: Vec<serde_json::Value> = serde_json::from_slice(&json).expect("a trace");
+        events.iter().filter_map(|event| event["args"]["places"].as_u64()).collect()
+    }
+}
+
+#[test]
+fn steps_scored_together_get_the_scores_they_get_alone() {
+    let warm = SamplingOverrides { temperature: Some(1.0), seed: Some(5), ..Default::default() };
+    let options = || PolicyOptions { step_logprobs: true, ..PolicyOptions::default() };
+    // Few rows a pass make the base slow, so that several steps wait for it.
+    let run = |draft_ahead: u32, score_batch: u32| {
+        let timeline = Timeline::default();
+        let trace = Some(Arc::new(Trace::to(timeline.clone()).expect("memory")));
+        let engine = Engine::start(EngineOptions {
+            device: DeviceChoice::Cpu,
+            draft_ahead: Some(draft_ahead),
+            score_batch: Some(score_batch),
+            run_ahead: Some(4),
+            batch_rows_max: 16,
+            trace,
+            ..EngineOptions::new(Pair::tiny())
+        });
+        let engine = engine.expect("it starts");
+        let mut replies = vec![];
+        for question in questions(6) {
+            for sampling in [SamplingOverrides::default(), warm.clone()] {
+                let request = request(&question, PolicyKind::SpecReason, options());
+                let request = Request { sampling, ..request };
+                replies.push(engine.answer(request).expect("a reply"));
+            }
+        }
+        drop(engine);
+        (replies, timeline.places())
+    };
+    let bits = |p: &[f32]| p.iter().map(|p| p.to_bits()).collect::<Vec<_>>();
+    let (want, alone) = run(0, 1);
+    assert!(alone.iter().all(|places| *places == 1));
+    for draft_ahead in [0, 1, 2, 4] {
+        for score_batch in [1, 5] {
+            let what = format!("{draft_ahead} ahead, {score_batch} scored together");
+            let (got, scored) = run(draft_ahead, score_batch);
+            for (got, want) in got.iter().zip(&want) {
+                assert_eq!(got.ids, want.ids, "{what}");
+                assert_eq!(got.steps.len(), want.steps.len());
+                for (got, want) in got.steps.iter().zip(&want.steps) {
+                    assert_eq!(got.text, want.text, "{what}");
+                    assert_eq!(got.score.map(f32::to_bits), want.score.map(f32::to_bits), "{what}");
+                    assert_eq!(bits(&got.logprobs), bits(&want.logprobs), "{what}");
+                    assert_eq!((got.origin, got.drafted), (want.origin, want.drafted));
+                }
+            }
+            let together = scored.iter().any(|places| *places > 1);
+            assert_eq!(together, draft_ahead > 1 && score_batch > 1, "{what}: {scored:?}");
+        }
     }
 }
 
 #[test]
 fn what_is_drafted_ahead_is_not_heard_of_before_the_step_is_decided() {
-    let options = EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::new(Pair::tiny()) };
-    let engine = Engine::start(EngineOptions { draft_ahead: Some(true), ..options }).unwrap();
+    let ahead = |draft_ahead, batch_rows_max| {
+        let options = EngineOptions::new(Pair::tiny());
+        let (device, draft_ahead) = (DeviceChoice::Cpu, Some(draft_ahead));
+        let options = EngineOptions { device, draft_ahead, batch_rows_max, ..options };
+        Engine::start(options).expect("it starts")
+    };
     let (mut accepted, mut rejected) = (0, 0);
-    for question in questions(8) {
+    // A pass of few rows makes the base slow, so that steps wait for it.
+    let asked = [ahead(1, 512), ahead(4, 16)];
+    for (engine, question) in
+        asked.iter().flat_map(|e| questions(8).into_iter().map(move |q| (e, q)))
+    {
         let (mut heard, mut began) = (0, 0);
         for event in engine.submit(Request::ask(&question)).expect("room") {
             match event {

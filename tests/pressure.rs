@@ -16,11 +16,22 @@ use std::time::{Duration, Instant};
 
 /// An engine whose pool holds one request at full context and not a page more.
 fn tight(max_model_len: u32, batch_rows_max: usize, sequences_max: usize) -> Engine {
+    tight_ahead(max_model_len, batch_rows_max, sequences_max, 0)
+}
+
+/// The same, with a draft that is so many steps ahead.
+fn tight_ahead(
+    max_model_len: u32,
+    batch_rows_max: usize,
+    sequences_max: usize,
+    draft_ahead: u32,
+) -> Engine {
     let options = |bytes| EngineOptions {
         max_model_len: Some(max_model_len),
         kv_cache_memory_bytes: Some(bytes),
         batch_rows_max,
         sequences_max,
+        draft_ahead: Some(draft_ahead),
         ..EngineOptions::new(Pair::tiny())
     };
     match Engine::start(options(1 << 16)).err().expect("too small") {
@@ -104,7 +115,8 @@ fn a_lot() -> Vec<Ask> {
             seed: Some(i as u64),
             ..SamplingOverrides::default()
         };
-        for policy in PolicyKind::ALL {
+        // How much is drafted under lookahead when something is decided is a matter of timing.
+        for policy in PolicyKind::ALL.into_iter().filter(|p| *p != PolicyKind::Lookahead) {
             let sampling = sampling.clone();
             let options = PolicyOptions { step_logprobs: true, ..PolicyOptions::default() };
             let request = Request { policy, sampling, options, ..Request::ask(question) };
@@ -152,6 +164,48 @@ fn a_request_that_gave_its_pages_back_says_what_it_would_have_said() {
         assert!(load.preemptions > 0, "the pool was never full: {load:?}");
         assert!(all_pages_are_back(&engine), "{load:?}");
     }
+}
+
+#[test]
+fn steps_that_are_scored_together_survive_that_their_pages_are_given_back() {
+    let sampling = |i: usize| SamplingOverrides {
+        temperature: Some([0.0, 1.0][i % 2]),
+        seed: Some(i as u64),
+        ..SamplingOverrides::default()
+    };
+    let request = |(i, question): (usize, &String)| {
+        let options = PolicyOptions { step_logprobs: true, ..PolicyOptions::default() };
+        Request { options, sampling: sampling(i), ..Request::ask(question) }
+    };
+    let requests: Vec<_> = questions(12).iter().enumerate().map(request).collect();
+    let plain = EngineOptions {
+        max_model_len: Some(600),
+        sequences_max: 1,
+        ..EngineOptions::new(Pair::tiny())
+    };
+    let plain = Engine::start(plain).expect("the pair starts");
+    let engine = tight_ahead(600, 24, 16, 4);
+    // Came first, and grow to the end of the context.
+    let long = |role| Completion {
+        ignore_end_of_turn: true,
+        ..Completion::new(role, Prompt::Text("1 + 1".into()))
+    };
+    let _long = Role::ALL.map(|role| engine.complete(&long(role)).expect("room"));
+    let together: Vec<_> =
+        requests.iter().map(|r| engine.submit(r.clone()).expect("room")).collect();
+    for (events, request) in together.into_iter().zip(&requests) {
+        let want = plain.answer(request.clone()).expect("a reply");
+        let got = events.reply().expect("a reply");
+        assert_eq!(got.ids, want.ids);
+        let steps = |reply: &Reply| -> Vec<_> {
+            let of = |s: &forerun::engine::StepReport| (s.score, s.logprobs.clone(), s.drafted);
+            reply.steps.iter().map(of).collect()
+        };
+        assert_eq!(steps(&got), steps(&want));
+    }
+    let load = engine.load();
+    assert!(load.preemptions > 0, "the pool was never full: {load:?}");
+    assert!(all_pages_are_back(&engine), "{load:?}");
 }
 
 #[test]

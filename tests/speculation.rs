@@ -218,7 +218,7 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
 fn rewritten_steps_and_the_answer_are_those_of_specreason() {
     let questions = questions(if full() { 50 } else { 8 });
     for sampling in [SamplingOverrides::default(), warm(), penalised()] {
-        for (run_ahead, draft_ahead) in [(1, false), (3, true), (8, true)] {
+        for (run_ahead, draft_ahead) in [(1, 0), (3, 1), (8, 3)] {
             let engine = engine(|o| {
                 (o.run_ahead, o.draft_ahead) = (Some(run_ahead), Some(draft_ahead));
             });
@@ -306,6 +306,12 @@ fn an_answer_by_the_draft_is_never_proposed_to() {
 #[test]
 fn a_window_that_was_rolled_back_leaves_the_kv_as_if_never_fed() {
     rollback::leaves_no_trace(|| CpuDevice::new(CpuOptions::default()).expect("a CPU"));
+}
+
+#[test]
+fn a_rejected_step_among_several_leaves_the_base_kv_as_if_never_seen() {
+    let cpu = || CpuDevice::new(CpuOptions::default()).expect("a CPU");
+    rollback::scored_together_leave_no_trace(cpu);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! `FORERUN_…`, and the flag wins. Whatever can be judged without loading a model is judged here.
 
 use super::{models, ui};
+use crate::config::{DRAFT_AHEAD_MAX, SCORE_BATCH_MAX};
 use crate::device::CHAIN_MAX;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaOptions, Overlap};
@@ -18,7 +19,7 @@ use crate::sample::{Readout, SamplingOverrides, SamplingParams};
 use crate::telemetry::Trace;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use clap::builder::{BoolishValueParser, FalseyValueParser, RangedU64ValueParser};
+use clap::builder::{FalseyValueParser, RangedU64ValueParser};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -137,11 +138,15 @@ pub(super) struct EngineArgs {
     #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=CHAIN_MAX as u64))]
     pub(super) run_ahead: Option<usize>,
-    /// Draft the next step while one is scored: on or off [default: on where both models run at the
-    /// same time]
-    #[arg(long, value_name = "WHETHER", env = "FORERUN_DRAFT_AHEAD", hide_env_values = true)]
-    #[arg(value_parser = BoolishValueParser::new())]
-    pub(super) draft_ahead: Option<bool>,
+    /// Steps the draft may write beyond the first that the base has not decided on; 0 is off
+    /// [default: 1 where both models run at the same time, else 0; with lookahead 6]
+    #[arg(long, value_name = "STEPS", env = "FORERUN_DRAFT_AHEAD", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(DRAFT_AHEAD_MAX)))]
+    pub(super) draft_ahead: Option<u32>,
+    /// Drafted steps the base scores in one pass, at most [default: as many as wait for it]
+    #[arg(long, value_name = "STEPS", env = "FORERUN_SCORE_BATCH", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(SCORE_BATCH_MAX)))]
+    pub(super) score_batch: Option<u32>,
     #[command(flatten)]
     pub(super) trace: TraceArgs,
     /// Choices of the CUDA device.
@@ -245,6 +250,7 @@ impl EngineArgs {
         options.kv_cache_memory_bytes = self.kv_cache_memory_bytes;
         options.run_ahead = self.run_ahead;
         options.draft_ahead = self.draft_ahead;
+        options.score_batch = self.score_batch;
         options.trace = self.trace.begin()?;
         options.progress = Some(Box::new(ui::loading_bar()));
         Ok(options)
@@ -255,8 +261,8 @@ impl EngineArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Policy")]
 pub(super) struct PolicyArgs {
-    /// base, draft, spec-decode, specreason or specreason+decode [default: specreason; base without
-    /// a draft model]
+    /// base, draft, spec-decode, specreason, specreason+decode or lookahead [default: specreason;
+    /// base without a draft model]
     #[arg(long, value_name = "POLICY", env = "FORERUN_POLICY", hide_env_values = true)]
     pub(super) policy: Option<PolicyKind>,
     /// Accept a step from this score on [default: the pair's; 7 in general]
@@ -280,8 +286,8 @@ pub(super) struct KnobArgs {
     #[arg(long, value_name = "P", env = "FORERUN_SCORE_CUTOFF", hide_env_values = true)]
     #[arg(allow_negative_numbers = true)]
     pub(super) score_cutoff: Option<f32>,
-    /// Judge: turn, prefix, or a judge file of your own
-    #[arg(long, value_name = "turn|prefix|FILE.json")]
+    /// Judge: turn, prefix, with lookahead compare, or a judge file of your own
+    #[arg(long, value_name = "turn|prefix|compare|FILE.json")]
     #[arg(env = "FORERUN_JUDGE", hide_env_values = true)]
     pub(super) judge: Option<String>,
     /// Steps the base writes before the draft's turn comes [default: 0]
@@ -400,7 +406,9 @@ fn read_judge(name: &str) -> Result<JudgeText> {
         return Ok(judge);
     }
     if !name.ends_with(".json") && !Path::new(name).exists() {
-        bail!("--judge: there is no judge {name:?}; expected turn, prefix or a .json file");
+        bail!(
+            "--judge: there is no judge {name:?}; expected turn, prefix, compare or a .json file"
+        );
     }
     let json = std::fs::read_to_string(name).with_context(|| format!("--judge {name}"))?;
     JudgeText::parse(&json).with_context(|| format!("--judge {name}"))

@@ -100,7 +100,7 @@ impl DoctorArgs {
         };
         let mut options = self.engine.options(pair)?;
         // Costs are told apart best where nothing overlaps.
-        options.draft_ahead = Some(false);
+        options.draft_ahead = Some(0);
         options.run_ahead = Some(1);
         let engine = Engine::start(options)?;
         ui::check_times(engine.device(), self.emulated_times)?;

@@ -186,7 +186,7 @@ impl EvalArgs {
             bail!("--policy {policy} needs a draft model: add --draft M, or use --policy base");
         }
         if !self.threshold.is_empty() && !policies.iter().any(|p| p.judges()) {
-            bail!("--threshold says nothing without --policy specreason");
+            bail!("--threshold says nothing without --policy specreason or lookahead");
         }
         let mut seen = vec![];
         for threshold in &self.threshold {

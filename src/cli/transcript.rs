@@ -162,10 +162,10 @@ impl<W: Write> Transcript<W> {
                 self.print(&text, Ink::Rejected, &["left to the base"], "draft")?;
                 self.writer = Role::Base;
             }
-            Note::StepScored { score, accepted: true, .. } => self.score = Some(*score),
+            Note::StepScored { score, accepted: true, .. } => self.score = *score,
             Note::StepScored { score, .. } => {
                 let text = std::mem::take(&mut self.withdrawn);
-                let score = self.score_text(*score);
+                let score = score.map(|score| self.score_text(score)).unwrap_or_default();
                 self.print(&text, Ink::Rejected, &[&score, "rejected"], "draft")?;
                 self.writer = Role::Base;
             }

@@ -7,7 +7,7 @@
 //! ([`Live::forget_ahead`]). A scoring feeds the same rows and then its suffix, which attends to
 //! the branch's table and writes to its own. Read next: [`super::results`], what comes back.
 
-use super::live::{Live, ScoreTask, Task, Vocabulary};
+use super::live::{Live, Task, Vocabulary};
 use super::logprobs::rows_to_tell;
 use super::slot::{Read, Slot};
 use super::window::WindowState;
@@ -16,9 +16,9 @@ use crate::device::{
     Drawn, FedRow, HeadKind, HeadRow, Mask, PageCopy, RaggedBatch, RowGroup, SampleRow, Span,
 };
 use crate::error::RequestError;
-use crate::ids::{BranchId, Role, TokenId};
+use crate::ids::{BranchId, PageId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
-use crate::policy::{Decode, ScoreSpan};
+use crate::policy::Decode;
 use crate::sample::{Key, Purpose, SamplingParams, Window};
 use crate::schedule::Work;
 use crate::telemetry::Phase;
@@ -63,7 +63,6 @@ fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> R
     // A row tells the token behind it, which may have come after the row was fed.
     let seen = pool.len(seq).min(live.first_to_tell(at).map_or(usize::MAX, |token| token - 1));
     let window = live.branches[&branch].window.chain_len();
-    let end = |task: &ScoreTask| prompt + task.end;
     match live.branches[&branch].tasks[role.index()].as_ref().expect("an active task") {
         // The logits at the tip come from its last token, seen or not. Until there is a window to
         // go with it, everything before it may be fed.
@@ -71,14 +70,13 @@ fn span_to_feed(live: &Live, pool: &Pool, seq: SeqId, at: (Role, BranchId)) -> R
         Task::Decode(_) if role == Role::Base => seen.min(total - 1)..total + window,
         Task::Decode(_) => seen.min(total - 1)..total,
         Task::Propose(_) => seen.min(total + window - 1)..total + window,
-        Task::Score(task) => match task.score.span {
-            ScoreSpan::LogProbs { from }
-                if prompt + from as usize + task.logprobs.len() < end(task) =>
-            {
-                seen.min(prompt + from as usize + task.logprobs.len() - 1)..end(task)
+        Task::Score(task) => {
+            let end = prompt + task.end();
+            match task.span_left() {
+                Some(left) => seen.min(prompt + left.start - 1)..end,
+                None => seen.min(end)..end,
             }
-            _ => seen..end(task),
-        },
+        }
         Task::Span { range, logprobs } => {
             let first = prompt + range.start as usize + logprobs.len() - 1;
             seen.min(first)..prompt + range.end as usize - 1
@@ -122,7 +120,7 @@ pub(super) fn wanted(live: &mut Live, pool: &mut Pool, at: (Role, BranchId)) -> 
                 work.full = work.rows - 1..work.rows;
             }
         }
-        Task::Score(task) => work.rows += task.score.suffix.len() - pool.len(task.scratch),
+        Task::Score(task) => work.rows += task.suffix_rows(pool),
         Task::Span { .. } => {}
     }
     Some(work)
@@ -271,35 +269,12 @@ impl Assembly {
                     return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
-            Task::Score(task) => {
-                let done = pool.len(task.scratch);
-                let suffix = &task.score.suffix[done..done + rows - fed.len()];
-                if !suffix.is_empty() {
-                    let ids: Vec<TokenId> = suffix
-                        .iter()
-                        .map(|id| vocabulary.to_model(role, *id))
-                        .collect::<Result<_, _>>()?;
-                    let tables = (task.scratch, Some(seq));
-                    match self.push_group(0, pool, tables, &ids, feed.end + done) {
-                        // The suffix waits for pages; what comes before it need not.
-                        Err(RequestError::Kv(_)) if !fed.is_empty() => {
-                            slot.rows = fed.len();
-                            self.passes[0].1.push(slot);
-                            return Ok(());
-                        }
-                        pushed => pushed?,
-                    }
-                }
-                if done + suffix.len() == task.score.suffix.len() {
-                    let labels = task.score.labels.iter();
-                    let labels: Vec<TokenId> = labels
-                        .map(|id| vocabulary.to_model(role, *id))
-                        .collect::<Result<_, _>>()?;
-                    let batch = self.batch(0);
-                    slot.read = Read::Labels(batch.heads.len());
-                    let row = batch.rows() - 1;
-                    batch.heads.push(HeadRow { row, kind: HeadKind::Labels(labels) });
-                }
+            Task::Score(_) => {
+                let (left, fed_some) = (rows - fed.len(), !fed.is_empty());
+                let at = (role, branch, seq);
+                let (suffixes, read) =
+                    self.push_suffixes(live, (pool, vocabulary), at, left, fed_some)?;
+                (slot.rows, slot.read) = (fed.len() + suffixes, read);
             }
             Task::Span { .. } => {}
         }
@@ -336,7 +311,7 @@ impl Assembly {
             let drawn = match slot.read {
                 Read::Argmax { first, .. } => Drawn::Head(first),
                 Read::Sample { first, .. } => Drawn::Sample(first),
-                Read::Nothing | Read::Labels(_) | Read::Constrained(_) => {
+                Read::Nothing | Read::Labels { .. } | Read::Constrained(_) => {
                     unreachable!("a task that draws on the device")
                 }
             };
@@ -376,8 +351,8 @@ impl Assembly {
         let total = live.total(Role::Base, branch);
         let depth = |node: usize| (total + window.path(node).len() - 1) as u32;
         let positions = (0..window.len()).map(depth).collect();
-        let mask = Mask::Tree(window.masks());
-        match self.push_rows(0, pool, (tree, Some(seq)), &tokens, positions, mask) {
+        let (mask, tables) = (Mask::Tree(window.masks()), (tree, Some((seq, pool.len(seq)))));
+        match self.push_rows(0, pool, tables, &tokens, positions, mask) {
             Ok(()) => Ok(true),
             Err(RequestError::Kv(_)) => {
                 live.drop_tree(pool, branch);
@@ -387,12 +362,12 @@ impl Assembly {
         }
     }
 
-    /// Appends rows that write to the first of `tables` and see all of the second before that.
-    fn push_group(
+    /// Appends rows that write to the first of `tables` and see so much of the second before that.
+    pub(super) fn push_group(
         &mut self,
         pass: usize,
         pool: &mut Pool,
-        tables: (SeqId, Option<SeqId>),
+        tables: (SeqId, Option<(SeqId, usize)>),
         tokens: &[TokenId],
         position: usize,
     ) -> Result<(), RequestError> {
@@ -404,7 +379,7 @@ impl Assembly {
         &mut self,
         pass: usize,
         pool: &mut Pool,
-        (seq, prefix): (SeqId, Option<SeqId>),
+        (seq, prefix): (SeqId, Option<(SeqId, usize)>),
         tokens: &[TokenId],
         positions: Vec<u32>,
         mask: Mask,
@@ -414,13 +389,16 @@ impl Assembly {
         assert!(pass == 0 || copy.is_none(), "the first pass of a chain makes the page its own");
         self.copies.extend(copy);
         let batch = self.batch(pass);
-        let mut span = |seq: SeqId, len: usize| {
+        let mut span = |pages: &[PageId], len: usize| {
             let start = batch.pages.len();
-            batch.pages.extend_from_slice(pool.table(seq));
+            batch.pages.extend_from_slice(pages);
             Span { pages: start..batch.pages.len(), len }
         };
-        let prefix = prefix.map_or(Span::default(), |p| span(p, pool.len(p)));
-        let own = span(seq, own_len);
+        let prefix = prefix.map_or(Span::default(), |(seq, len)| {
+            let pages = pool.layout().pages_for(pool.role(seq), len);
+            span(&pool.table(seq)[..pages], len)
+        });
+        let own = span(pool.table(seq), own_len);
         let first = batch.rows();
         batch.tokens.extend_from_slice(tokens);
         batch.positions.extend(positions);
@@ -441,9 +419,9 @@ impl Assembly {
         let (role, branch) = at;
         let prompt = live.prompts[role.index()].len();
         let tokens = match live.branches[&branch].tasks[role.index()].as_ref() {
-            Some(Task::Score(task)) => match task.score.span {
-                ScoreSpan::LogProbs { from } => prompt + from as usize..prompt + task.end,
-                ScoreSpan::None => 0..0,
+            Some(Task::Score(task)) => match task.span_left() {
+                Some(left) => prompt + left.start..prompt + left.end,
+                None => 0..0,
             },
             Some(Task::Span { range, .. }) => {
                 prompt + range.start as usize..prompt + range.end as usize
@@ -503,7 +481,7 @@ impl Assembly {
         } else {
             (vec![], vec![])
         };
-        let key = key(&params, (decode.role, branch), tail.len() + beyond);
+        let key = key(&params, (decode.role, decode.draws_as), tail.len() + beyond);
         let logits_row = batch.full_rows();
         batch.heads.push(HeadRow { row, kind: HeadKind::Full });
         batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });

@@ -175,6 +175,7 @@ impl Prepared {
             phase: Phase::Answer,
             speculation: None,
             first_window: vec![],
+            draws_as: BranchId::ROOT,
         });
         let thinks = self.opens_thinking(role, &prompt);
         let guard = completion.grammar.clone().map(|grammar| Guard::new(grammar, thinks));

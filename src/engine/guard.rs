@@ -106,7 +106,7 @@ pub(super) fn draw(
     };
     let params = &task.decode.sampling;
     let history = History { prompt: &live.prompts[role.index()], generated: &tail.ids };
-    let key = assemble::key(params, at, tail.ids.len());
+    let key = assemble::key(params, (role, task.decode.draws_as), tail.ids.len());
     let allows = |own| allows(&allowed, vocabulary, role, own);
     Ok(sample::sample_allowed(logits, allows, params, &history, &key, &mut Scratch::default()))
 }

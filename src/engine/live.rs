@@ -9,12 +9,13 @@ use super::guard::Guard;
 use super::listener::Listener;
 use super::progress::Progress;
 use super::request::{Event, Settings, TokenLogprob, Urgency};
+use super::score::ScoreTask;
 use super::window::{ProposeTask, WindowState};
 use crate::error::RequestError;
 use crate::ids::{BranchId, RequestId, Role, TokenId};
 use crate::kv::{Pool, SeqId};
 use crate::policy::command::TokenStats;
-use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Score, Tails};
+use crate::policy::{Command, Decode, FinishWhy, Origin, Outcome, Policy, Tails};
 use crate::sample::Window;
 use crate::schedule::Rank;
 use crate::telemetry::Trace;
@@ -56,16 +57,6 @@ pub(super) struct DecodeTask {
     pub(super) tree: Option<SeqId>,
 }
 
-/// A scoring in progress.
-pub(super) struct ScoreTask {
-    pub(super) score: Score,
-    /// Tail tokens that are scored; the draft may write more meanwhile.
-    pub(super) end: usize,
-    /// The suffix's own pages.
-    pub(super) scratch: SeqId,
-    pub(super) logprobs: Vec<f32>,
-}
-
 /// One branch of a request.
 #[derive(Default)]
 pub(super) struct Branch {
@@ -78,7 +69,7 @@ pub(super) struct Branch {
     /// What its tokens have to follow.
     pub(super) guard: Option<Guard>,
     /// Counts the tasks started, so that a result never reaches a task that came after its own.
-    serials: [u64; 2],
+    pub(super) serials: [u64; 2],
 }
 
 /// What both models' texts have in common, for every request of the engine.
@@ -132,6 +123,8 @@ pub(super) struct Live {
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) submitted: Instant,
     listener: Listener,
+    /// The root's first token that the listener does not hear of yet, as the policy says.
+    undecided_from: u32,
     pub(super) report: Progress,
     pub(super) finished: Option<Result<FinishWhy, RequestError>>,
 }
@@ -193,6 +186,7 @@ impl Live {
             cancelled: s.cancelled,
             submitted: s.submitted,
             listener: Listener::new(s.events, trace.map(|trace| (trace.clone(), s.id))),
+            undecided_from: u32::MAX,
             report: Progress::default(),
             finished: None,
         }
@@ -237,17 +231,6 @@ impl Live {
         tail.guard.as_mut().is_some_and(|guard| guard.binds(&tail.ids, &vocabulary.tokenizer))
     }
 
-    /// The KV sequence of a branch, created from the prefix cache at first use.
-    pub(super) fn sequence(&mut self, pool: &mut Pool, role: Role, branch: BranchId) -> SeqId {
-        let prompt = &self.prompts[role.index()];
-        let kv = &mut self.branches.get_mut(&branch).expect("live branch").kv[role.index()];
-        *kv.get_or_insert_with(|| {
-            let (seq, cached) = pool.create_from_prefix(role, prompt);
-            self.report.cached[role.index()].get_or_insert(cached as u32);
-            seq
-        })
-    }
-
     /// Hands an outcome to the policy and executes what it answers.
     pub(super) fn advance(&mut self, pool: &mut Pool, vocabulary: &Vocabulary, outcome: Outcome) {
         let mut policy = self.policy.take().expect("a policy is put back after every turn");
@@ -257,6 +240,7 @@ impl Live {
                 break;
             }
             let turn = policy.next(self, outcome);
+            self.undecided_from = policy.undecided_from();
             for command in turn.commands {
                 if let Err(error) = self.execute(pool, vocabulary, command, &mut outcomes) {
                     self.finished = Some(Err(error));
@@ -267,7 +251,7 @@ impl Live {
             }
         }
         self.policy = Some(policy);
-        self.listener.tell_until(self.undecided_from());
+        self.listener.tell_until(self.undecided_from);
     }
 
     fn execute(
@@ -290,12 +274,9 @@ impl Live {
                 self.start(at, role, Task::Decode(task));
             }
             Command::Score(score) => {
-                let scratch = pool.create_scratch(score.role);
-                let (at, role, end) =
-                    (score.branch, score.role, self.branch(score.branch).ids.len());
-                let task = ScoreTask { score, end, scratch, logprobs: vec![] };
+                let (at, role) = (score.branch, score.role);
                 self.abandon_proposal(pool, at, role);
-                self.start(at, role, Task::Score(task));
+                self.start(at, role, Task::Score(ScoreTask::new(score, pool)));
             }
             Command::Span { branch, role, range } => {
                 self.abandon_proposal(pool, branch, role);
@@ -312,13 +293,11 @@ impl Live {
                 outcomes.push_back(Outcome::Done { branch });
             }
             Command::Fork { branch, n } => {
-                let branches = (0..n).map(|_| self.fork(pool, branch)).collect();
+                let branches = (0..n).map(|_| self.fork(branch)).collect();
                 outcomes.push_back(Outcome::Forked { branches });
             }
             Command::Keep { branch } => {
-                let others: Vec<_> =
-                    self.branches.keys().copied().filter(|b| *b != branch).collect();
-                others.into_iter().for_each(|b| self.drop_branch(pool, b));
+                self.keep(pool, vocabulary, branch);
                 outcomes.push_back(Outcome::Done { branch });
             }
             Command::Drop { branch } => {
@@ -334,7 +313,7 @@ impl Live {
         Ok(())
     }
 
-    fn branch(&mut self, branch: BranchId) -> &mut Branch {
+    pub(super) fn branch(&mut self, branch: BranchId) -> &mut Branch {
         self.branches.get_mut(&branch).expect("a policy names only branches it was given")
     }
 
@@ -397,26 +376,14 @@ impl Live {
         tail.origins.extend(ids.iter().map(|_| origin));
         if branch == BranchId::ROOT {
             self.told += logprobs.len() as u32;
-            let at = (at, self.undecided_from());
+            let at = (at, self.undecided_from);
             self.listener.appended(at, ids, origin, logprobs, &vocabulary.tokenizer);
         }
     }
 
-    /// The tail index behind a step of the root that is being scored; if none is, the largest.
-    fn undecided_from(&self) -> u32 {
-        let tasks = self.branches.get(&BranchId::ROOT).map(|root| root.tasks.iter().flatten());
-        let end = tasks.and_then(|mut tasks| {
-            tasks.find_map(|task| match task {
-                Task::Score(task) => Some(task.end as u32),
-                _ => None,
-            })
-        });
-        end.unwrap_or(u32::MAX)
-    }
-
     /// Forgets the tokens nobody has heard of.
     pub(super) fn forget_undecided(&mut self) {
-        let from = self.undecided_from() as usize;
+        let from = self.undecided_from as usize;
         let root = self.branch(BranchId::ROOT);
         root.ids.truncate(from);
         root.origins.truncate(from);
@@ -438,34 +405,21 @@ impl Live {
             }
         }
         if branch == BranchId::ROOT {
-            self.told = self.told.min(len);
-            self.listener.rolled_back(len);
+            self.tell_rolled_back(len);
         }
     }
 
-    fn fork(&mut self, pool: &mut Pool, branch: BranchId) -> BranchId {
-        let source = self.branch(branch);
-        let copy = Branch {
-            ids: source.ids.clone(),
-            origins: source.origins.clone(),
-            kv: source.kv.map(|seq| seq.map(|s| pool.fork(s))),
-            guard: source.guard.as_ref().map(Guard::fork),
-            ..Branch::default()
-        };
+    /// Tells the listener that of the root's tail `len` tokens are left.
+    pub(super) fn tell_rolled_back(&mut self, len: u32) {
+        self.told = self.told.min(len);
+        self.listener.rolled_back(len);
+    }
+
+    /// A branch that does not exist yet.
+    pub(super) fn new_branch(&mut self) -> BranchId {
         let id = BranchId(self.next_branch);
         self.next_branch += 1;
-        self.branches.insert(id, copy);
-        for role in Role::ALL {
-            self.forget_ahead(pool, (role, id), 0);
-        }
         id
-    }
-
-    fn drop_branch(&mut self, pool: &mut Pool, branch: BranchId) {
-        if let Some(gone) = self.branches.remove(&branch) {
-            gone.tasks.iter().flatten().for_each(|task| release_task(pool, task));
-            gone.kv.into_iter().flatten().for_each(|seq| pool.release(seq));
-        }
     }
 
     /// Gives every page back. What the owner of a KV accepted enters the prefix cache first.
@@ -489,7 +443,7 @@ impl Live {
 /// Gives back the pages only a task holds.
 pub(super) fn release_task(pool: &mut Pool, task: &Task) {
     match task {
-        Task::Score(score) => pool.release(score.scratch),
+        Task::Score(score) => score.scratches().for_each(|(scratch, _)| pool.release(scratch)),
         Task::Decode(decode) => decode.tree.into_iter().for_each(|tree| pool.release(tree)),
         Task::Span { .. } | Task::Propose(_) => {}
     }

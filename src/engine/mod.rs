@@ -20,6 +20,7 @@
 //! for what goes in and out, `runner.rs` for the loop.
 
 mod assemble;
+mod branches;
 mod completion;
 mod guard;
 mod judge;
@@ -35,6 +36,7 @@ mod reply;
 mod request;
 mod results;
 mod runner;
+mod score;
 mod slot;
 mod start;
 mod trace;

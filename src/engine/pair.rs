@@ -7,6 +7,7 @@
 use super::judge::JudgeText;
 use super::request::Tuned;
 use crate::config;
+use crate::policy::PolicyKind;
 use crate::sample::{Readout, SamplingOverrides};
 use std::path::PathBuf;
 
@@ -224,6 +225,15 @@ impl PairSettings {
             },
             _ => Self::general(Thinking::Tags),
         })
+    }
+
+    /// The judge of a policy, where a request names none.
+    #[must_use]
+    pub fn judge_of(&self, policy: PolicyKind) -> JudgeText {
+        match policy {
+            PolicyKind::Lookahead => JudgeText::built_in("compare").expect("built in"),
+            _ => self.judge.clone(),
+        }
     }
 
     /// The paper's settings (§5.1, and the defaults of its code), in our own words.

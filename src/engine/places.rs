@@ -109,20 +109,27 @@ impl<D: Device> Runner<D> {
 
     fn claim(&self, live: &Live) -> Claim {
         let (mut held_pages, mut needed_pages) = (0, 0);
-        for (id, branch) in &live.branches {
-            for role in Role::ALL {
+        for role in Role::ALL {
+            let mut at_work = vec![];
+            for (id, branch) in &live.branches {
                 if let Some(Task::Score(task)) = &branch.tasks[role.index()] {
-                    held_pages += self.pool.pages_of(task.scratch);
-                    let suffix = task.score.suffix.len();
-                    needed_pages += self.pool.layout().pages_for(role, suffix);
+                    for (scratch, suffix) in task.scratches() {
+                        held_pages += self.pool.pages_of(scratch);
+                        needed_pages += self.pool.layout().pages_for(role, suffix);
+                    }
                 }
                 let seq = branch.kv[role.index()];
                 held_pages += seq.map_or(0, |seq| self.pool.pages_of(seq));
                 if seq.is_some() || branch.tasks[role.index()].is_some() {
-                    let total = live.total(role, *id);
-                    needed_pages += self.pool.layout().pages_for(role, total);
+                    at_work.push(*id);
                 }
             }
+            // What its branches have in common they share.
+            let shared = live.shared(role, &at_work);
+            let layout = self.pool.layout();
+            needed_pages += layout.pages_for(role, shared);
+            let own = at_work.iter().map(|id| live.total(role, *id) - shared).filter(|n| *n > 0);
+            needed_pages += own.map(|own| layout.pages_for(role, own) + 1).sum::<usize>();
         }
         Claim { rank: live.rank, held_pages, needed_pages }
     }
@@ -164,8 +171,10 @@ impl<D: Device> Runner<D> {
         }
         // It has everything there is; what is under way may still give some of it back.
         let waits = self.flights.iter().any(Option::is_some);
-        if let (false, Some(index)) = (waits, self.index_of(id)) {
-            self.live[index].finished.get_or_insert(Err(RequestError::Kv(full)));
+        let Some(index) = self.index_of(id) else { return };
+        let live = &mut self.live[index];
+        if !live.shed(&mut self.pool, &self.vocabulary) && !waits {
+            live.finished.get_or_insert(Err(RequestError::Kv(full)));
         }
     }
 
@@ -188,22 +197,42 @@ impl Live {
     fn park(&mut self, pool: &mut Pool, vocabulary: &Vocabulary) {
         self.parked = true;
         let branches: Vec<BranchId> = self.branches.keys().copied().collect();
-        for branch in &branches {
-            if self.base_decode(*branch).is_some() {
-                self.close_window(pool, *branch, self.branches[branch].ids.len());
-            }
-        }
         for at in branches.into_iter().flat_map(|b| Role::ALL.map(|role| (role, b))) {
-            self.release_kv(pool, vocabulary, at);
-            let branch = self.branches.get_mut(&at.1).expect("a live branch");
-            match &mut branch.tasks[at.0.index()] {
-                Some(Task::Score(task)) => {
-                    pool.truncate(task.scratch, 0);
-                    task.logprobs.clear();
-                }
-                Some(Task::Span { logprobs, .. }) => logprobs.clear(),
-                Some(Task::Decode(_) | Task::Propose(_)) | None => {}
-            }
+            self.give_back(pool, vocabulary, at);
+        }
+    }
+
+    /// Gives back the KV of the youngest branch, so that those before it go on; else what the base
+    /// has seen of a root it does not work on. False if there is neither.
+    fn shed(&mut self, pool: &mut Pool, vocabulary: &Vocabulary) -> bool {
+        let holds = |id: &BranchId, role: Role| self.branches[id].kv[role.index()].is_some();
+        let forks = self.branches.keys().skip(1);
+        let youngest = forks.skip(1).rfind(|id| Role::ALL.iter().any(|role| holds(id, *role)));
+        let root_is_idle = self.branches.len() > 1
+            && self.branches[&BranchId::ROOT].tasks[Role::Base.index()].is_none();
+        let given = match youngest {
+            Some(id) => Some((Role::ALL.to_vec(), *id)),
+            None => (root_is_idle && holds(&BranchId::ROOT, Role::Base))
+                .then_some((vec![Role::Base], BranchId::ROOT)),
+        };
+        let Some((roles, branch)) = given else { return false };
+        for role in roles {
+            self.give_back(pool, vocabulary, (role, branch));
+        }
+        true
+    }
+
+    /// Gives back the pages of one model on a branch; what is in flight there begins anew.
+    fn give_back(&mut self, pool: &mut Pool, vocabulary: &Vocabulary, at: (Role, BranchId)) {
+        if self.base_decode(at.1).is_some() {
+            self.close_window(pool, at.1, self.branches[&at.1].ids.len());
+        }
+        self.release_kv(pool, vocabulary, at);
+        let branch = self.branches.get_mut(&at.1).expect("a live branch");
+        match &mut branch.tasks[at.0.index()] {
+            Some(Task::Score(task)) => task.begin_anew(pool),
+            Some(Task::Span { logprobs, .. }) => logprobs.clear(),
+            Some(Task::Decode(_) | Task::Propose(_)) | None => {}
         }
     }
 

@@ -14,8 +14,8 @@ use crate::error::{RequestError, TextError};
 use crate::ids::{RequestId, Role, TokenId};
 use crate::model::checkpoint::GenerationDefaults;
 use crate::policy::{
-    AnswerBy, Close, Gates, Judge, PolicyKind, Proposer, Reasoning, Speculation, Stepwise,
-    StepwiseSettings, Want,
+    AnswerBy, Close, Comparison, Gates, Judge, Lookahead, Policy, PolicyKind, Proposer, Reasoning,
+    Speculation, Stepwise, StepwiseSettings, Want,
 };
 use crate::sample::{SamplingOverrides, SamplingParams};
 use crate::text::{
@@ -41,8 +41,12 @@ pub(super) struct Prepared {
     pub(super) texts: [Option<ModelText>; 2],
     pub(super) max_model_len: u32,
     pub(super) device: &'static str,
-    /// Whether the draft writes the next step while one is scored.
-    pub(super) draft_ahead: bool,
+    /// Steps the draft may write beyond the first that is not decided.
+    pub(super) draft_ahead: u32,
+    /// The same under the policy `lookahead`.
+    pub(super) lookahead_steps: u32,
+    /// Drafted steps the base scores in one pass, at most.
+    pub(super) score_batch: u32,
     /// Built when the first reply has to follow a schema.
     #[cfg(feature = "grammar")]
     pub(super) grammars: std::sync::OnceLock<Result<crate::text::Grammars, String>>,
@@ -118,7 +122,8 @@ impl Prepared {
     }
 
     fn judge_text(&self, request: &Request) -> JudgeText {
-        self.options(request).judge.unwrap_or_else(|| self.pair.settings.judge.clone())
+        let judge = self.options(request).judge;
+        judge.unwrap_or_else(|| self.pair.settings.judge_of(request.policy))
     }
 
     pub(super) fn text(&self, role: Role) -> Result<&ModelText, RequestError> {
@@ -171,21 +176,58 @@ impl Prepared {
         text: &JudgeText,
         delimiter: &str,
     ) -> Result<JudgeIds, TextError> {
+        judge::tokenize(text, &self.judge_context(delimiter)?)
+    }
+
+    fn judge_context<'a>(&'a self, delimiter: &'a str) -> Result<JudgeContext<'a>, TextError> {
         let base = self.base();
         let template = base.template.as_ref().ok_or_else(|| {
             TextError::Template("the base model has none, and the judge needs one".into())
         })?;
         let thinks = self.pair.settings.thinking == Thinking::Tags;
-        judge::tokenize(
-            text,
-            &JudgeContext {
-                tokenizer: &base.tokenizer,
-                template,
-                end_of_turn: &base.roles.end_of_turn,
-                think: if thinks { OPEN } else { "" },
-                delimiter,
-            },
-        )
+        Ok(JudgeContext {
+            tokenizer: &base.tokenizer,
+            template,
+            end_of_turn: &base.roles.end_of_turn,
+            think: if thinks { OPEN } else { "" },
+            delimiter,
+        })
+    }
+
+    /// How the base compares two versions of a step, where the policy asks for it.
+    ///
+    /// # Errors
+    /// When the judge cannot be used, or the request asks for what only a base that reads every
+    /// drafted step can tell.
+    fn comparison(
+        &self,
+        request: &Request,
+        options: &PolicyOptions,
+        delimiter: &str,
+    ) -> Result<Option<Comparison>, RequestError> {
+        if request.policy != PolicyKind::Lookahead {
+            return Ok(None);
+        }
+        let asks_for =
+            [("logprobs", request.logprobs.is_some()), ("step logprobs", options.step_logprobs)];
+        if let Some((field, _)) = asks_for.into_iter().find(|(_, asks)| *asks) {
+            let reason = "they are the base's, which does not read all of a reply under the policy \
+                lookahead, where it writes its own steps; use specreason or base";
+            return Err(RequestError::Invalid { field, reason: reason.into() });
+        }
+        let text = self.judge_text(request);
+        let ids = judge::tokenize_comparison(&text, &self.judge_context(delimiter)?)?;
+        let pair = &self.pair.settings;
+        let step_tokens_max = options.step_tokens_max.unwrap_or(config::STEP_TOKENS_MAX);
+        Ok(Some(Comparison {
+            before: ids.before,
+            after: ids.after,
+            tokens_max: step_tokens_max.min(config::COMPARE_TOKENS_MAX),
+            labels: ids.labels,
+            readout: options.readout.unwrap_or(pair.readout),
+            threshold: options.threshold.unwrap_or(pair.threshold),
+            cutoff: options.cutoff.unwrap_or(0.5),
+        }))
     }
 
     fn reasoning(&self) -> Result<Reasoning, TextError> {
@@ -233,16 +275,23 @@ impl Prepared {
         // The host draws such tokens, or tells them, one by one.
         let one_by_one = request.logprobs.is_some() || request.grammar.is_some();
         let speculation = speculation.filter(|_| !one_by_one);
-        let salvage = options.salvage && judged && !one_by_one;
-        let ids = judged.then(|| self.judge_ids(&judge_text, &delimiter)).transpose()?;
+        let comparison = self.comparison(request, options, &delimiter)?;
+        let scored = judged && comparison.is_none();
+        let salvage = options.salvage && scored && !one_by_one;
+        let ids = scored.then(|| self.judge_ids(&judge_text, &delimiter)).transpose()?;
         let reasoning = self.reasoning()?;
         let thinks = self.pair.settings.thinking == Thinking::Tags;
         let close = match &reasoning {
             Reasoning::Tags { close_ids, .. } => close_ids.len(),
             Reasoning::None => 0,
         };
-        let suffix_tokens = ids.as_ref().map_or(0, |ids| ids.suffix.len());
-        let scratch = ids.as_ref().map_or(0, |ids| ids.after_open_step.len());
+        let compared = comparison.as_ref().map_or(0, |c| c.before.len() + c.after.len());
+        let suffix_tokens = ids.as_ref().map_or(compared, |ids| ids.suffix.len());
+        let scratch = match (&ids, &comparison) {
+            (Some(ids), _) => ids.after_open_step.len(),
+            (None, Some(c)) => compared + c.tokens_max as usize,
+            (None, None) => 0,
+        };
         let mut prompts = [vec![], vec![]];
         let mut tail_max = usize::MAX;
         let proposes = speculation.is_some_and(|s| s.by == Proposer::Draft);
@@ -286,7 +335,7 @@ impl Prepared {
             answer_by,
             speculation,
             salvage,
-            gates: if judged { options.gates } else { Gates::default() },
+            gates: if scored { options.gates } else { Gates::default() },
             max_model_len: self.max_model_len,
             temperature: sampling.temperature,
             top_k: sampling.top_k,
@@ -294,7 +343,7 @@ impl Prepared {
             min_p: sampling.min_p,
             seed: sampling.seed,
         };
-        let policy = Stepwise::new(StepwiseSettings {
+        let steps = StepwiseSettings {
             writer: if kind.uses(Role::Draft) { Role::Draft } else { Role::Base },
             first_n: if judged { settings.first_n } else { 0 },
             judge: ids.map(|ids| Judge {
@@ -322,16 +371,24 @@ impl Prepared {
                 alternatives: request.logprobs.unwrap_or(0),
                 ..Want::default()
             },
-            draft_ahead: self.draft_ahead,
+            draft_ahead: match comparison {
+                Some(_) => self.lookahead_steps,
+                None => self.draft_ahead,
+            },
+            score_batch: self.score_batch,
             speculation,
             salvage,
             gates: settings.gates,
             hesitations: self.hesitations(options)?,
-        });
+        };
+        let policy: Box<dyn Policy> = match comparison {
+            Some(comparison) => Box::new(Lookahead::new(steps, comparison)),
+            None => Box::new(Stepwise::new(steps)),
+        };
         Ok(Submission {
             id,
             prompts,
-            policy: Box::new(policy),
+            policy,
             tail_max,
             draft_tail_max,
             urgency: request.urgency,

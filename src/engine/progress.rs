@@ -72,7 +72,7 @@ impl Live {
                 self.report.wasted += 1;
             }
             Note::StepScored { score, accepted, drafted, ahead, logprobs, .. } => {
-                self.report.step_score = Some(*score);
+                self.report.step_score = *score;
                 self.report.step_drafted = *drafted;
                 self.report.step_logprobs.clone_from(logprobs);
                 if *accepted {

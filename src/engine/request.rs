@@ -328,7 +328,8 @@ impl Reply {
         let passes = rewrite.passes + answer.passes;
         let kept = self.tokens.draft + self.tokens.base;
         let per_token = (rewrite.ms + answer.ms) / f64::from(passes);
-        let one_by_one = self.tokens.proposed + self.tokens.salvaged == 0;
+        let one_by_one = self.tokens.proposed + self.tokens.salvaged == 0
+            && self.settings.policy != PolicyKind::Lookahead;
         (passes > 0 && one_by_one)
             .then(|| self.phase(Phase::Prompt).ms + per_token * f64::from(kept))
     }

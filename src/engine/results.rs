@@ -4,7 +4,7 @@
 //! that may end its decode; a task that is complete becomes an outcome for the policy. Read next:
 //! [`super::runner`].
 
-use super::live::{DecodeTask, Live, Task, Vocabulary, release_task};
+use super::live::{DecodeTask, Live, Task, Vocabulary};
 use super::request::TokenLogprob;
 use super::slot::{Read, Slot};
 use super::window::{self, Draws, WindowState};
@@ -25,7 +25,8 @@ pub(super) struct Looked {
     pub(super) drawn: Option<Sampled>,
 }
 
-/// What a slot's results mean for its request: an outcome when its task is complete.
+/// What a slot's results mean for its request: an outcome when its task is complete. What a scoring
+/// has to tell comes one by one, see [`super::score::told`].
 pub(super) fn read(
     slot: &Slot,
     role: Role,
@@ -46,10 +47,6 @@ pub(super) fn read(
     });
     let told: Vec<_> = told.collect();
     live.tell(slot.told.1, told);
-    let new = results.heads[slot.logprobs.clone()].iter().map(|head| match head {
-        HeadResult::LogProb(p) => *p,
-        other => unreachable!("a log-probability head returned {other:?}"),
-    });
     let tail = live.branches.get_mut(&branch).expect("live branch");
     let task = tail.tasks[role.index()].as_mut().expect("an active task");
     match (task, &slot.read) {
@@ -73,19 +70,16 @@ pub(super) fn read(
             let told = sampled.map(|sampled| (sampled, alternatives));
             drawn(live, pool, (role, branch), id, told, vocabulary)
         }
-        (Task::Score(task), read) => {
-            task.logprobs.extend(new);
-            let Read::Labels(i) = read else { return Ok(None) };
-            let HeadResult::Labels(probs) = &results.heads[*i] else {
-                unreachable!("a label head returned something else")
-            };
-            let logprobs = std::mem::take(&mut task.logprobs);
-            let done = tail.tasks[role.index()].take().expect("just seen");
-            release_task(pool, &done);
-            Ok(Some(Outcome::Scored { branch, role, probs: probs.clone(), logprobs }))
+        (Task::Score(task), _) => {
+            task.read(slot, results);
+            Ok(None)
         }
         (Task::Span { range, logprobs }, _) => {
-            logprobs.extend(new);
+            let heads = results.heads[slot.logprobs.clone()].iter();
+            logprobs.extend(heads.map(|head| match head {
+                HeadResult::LogProb(p) => *p,
+                other => unreachable!("a log-probability head returned {other:?}"),
+            }));
             if logprobs.len() < range.len() {
                 return Ok(None);
             }

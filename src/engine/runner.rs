@@ -15,7 +15,7 @@ use super::places::Load;
 use super::request::Event;
 use super::results::{self, Looked};
 use super::slot::Slot;
-use super::{reply, trace};
+use super::{reply, score, trace};
 use crate::device::{Device, Results};
 use crate::error::{DeviceError, KvError, RequestError};
 use crate::ids::{BranchId, RequestId, Role};
@@ -306,6 +306,9 @@ impl<D: Device> Runner<D> {
             Ok(Some(outcome)) => live.advance(pool, vocabulary, outcome),
             Ok(None) => {}
             Err(error) => live.finished = Some(Err(error)),
+        }
+        while let Some(outcome) = score::told(live, pool, (role, slot.branch)) {
+            live.advance(pool, vocabulary, outcome);
         }
     }
 

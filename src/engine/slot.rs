@@ -40,7 +40,11 @@ pub(super) enum Read {
         first: usize,
         count: usize,
     },
-    Labels(usize),
+    /// The labels of `count` places in order, by the first of their heads.
+    Labels {
+        first: usize,
+        count: usize,
+    },
     /// Row of the logits buffer the host draws from.
     Constrained(usize),
 }
@@ -81,13 +85,23 @@ impl Slot {
         matches!(task, Some(Task::Propose(_)))
     }
 
-    /// The probabilities it read off a label set.
-    pub(super) fn labels(&self, results: &Results) -> Option<Vec<f32>> {
-        let Read::Labels(i) = self.read else { return None };
-        match &results.heads[i] {
-            HeadResult::Labels(probs) => Some(probs.clone()),
-            other => unreachable!("a label head returned {other:?}"),
+    /// The places its scoring still has to tell of, if it is one.
+    pub(super) fn places(&self, live: &Live, role: Role) -> Option<usize> {
+        match live.branches.get(&self.branch)?.tasks[role.index()].as_ref()? {
+            Task::Score(task) => Some(task.scratches().count()),
+            _ => None,
         }
+    }
+
+    /// The probabilities it read off a label set, place by place.
+    pub(super) fn labels(&self, results: &Results) -> Vec<Vec<f32>> {
+        let Read::Labels { first, count } = self.read else { return vec![] };
+        let heads = results.heads[first..first + count].iter();
+        let probs = heads.map(|head| match head {
+            HeadResult::Labels(probs) => probs.clone(),
+            other => unreachable!("a label head returned {other:?}"),
+        });
+        probs.collect()
     }
 
     /// How the time of a pass counts: rows of the prompt apart from the rest.

@@ -87,9 +87,14 @@ pub struct EngineOptions {
     /// Tokens a decode draws between two looks of the host, 1 to [`CHAIN_MAX`]; those beyond a
     /// decode's end are thrown away. No token depends on it. Without it the device's choice.
     pub run_ahead: Option<usize>,
-    /// Whether the draft writes the next step while the base scores one. No token of a reply
-    /// depends on it. Without it only where the device runs both at the same time.
-    pub draft_ahead: Option<bool>,
+    /// Steps the draft may write beyond the first that the base has not decided on, at most
+    /// [`config::DRAFT_AHEAD_MAX`]. No token of a reply depends on it. Without it one where the
+    /// device runs both models at the same time, else none.
+    /// Under the policy `lookahead` then [`config::LOOKAHEAD_STEPS`].
+    pub draft_ahead: Option<u32>,
+    /// Drafted steps the base scores in one pass, 1 to as many as there can be, which is the
+    /// default. No score depends on it.
+    pub score_batch: Option<u32>,
     /// Where everything the engine does is written down.
     pub trace: Option<Arc<Trace>>,
     /// Hears how loading proceeds.
@@ -112,6 +117,7 @@ impl EngineOptions {
             batch_rows_max: config::BATCH_ROWS_MAX,
             run_ahead: None,
             draft_ahead: None,
+            score_batch: None,
             trace: None,
             progress: None,
         }
@@ -216,6 +222,23 @@ fn context(options: &EngineOptions, opened: &Opened) -> Result<u32, EngineError>
     }
 }
 
+/// How many steps the draft writes ahead, and how many the base scores at a time.
+fn drafting<D: Device>(device: &D, options: &EngineOptions) -> Result<(u32, u32), EngineError> {
+    let ahead = options.draft_ahead.unwrap_or_else(|| device.overlaps().into());
+    let batch = options.score_batch.unwrap_or(config::SCORE_BATCH_MAX);
+    for (field, steps, range) in [
+        ("draft-ahead", ahead, 0..=config::DRAFT_AHEAD_MAX),
+        ("score-batch", batch, 1..=config::SCORE_BATCH_MAX),
+    ] {
+        if !range.contains(&steps) {
+            let reason =
+                format!("expected {} to {} steps, got {steps}", range.start(), range.end());
+            return Err(EngineError::Invalid { field, reason });
+        }
+    }
+    Ok((ahead, batch))
+}
+
 fn launch<D: Device>(
     device: D,
     mut options: EngineOptions,
@@ -229,6 +252,8 @@ fn launch<D: Device>(
             reason: format!("expected 1 to {CHAIN_MAX} tokens, got {run_ahead}"),
         });
     }
+    let (draft_ahead, score_batch) = drafting(&device, &options)?;
+    let lookahead_steps = options.draft_ahead.unwrap_or(config::LOOKAHEAD_STEPS);
     let info = device.info();
     let limits = PassLimits {
         rows: options.batch_rows_max,
@@ -283,7 +308,9 @@ fn launch<D: Device>(
         texts: opened.texts,
         max_model_len,
         device: info.kind,
-        draft_ahead: options.draft_ahead.unwrap_or_else(|| device.overlaps()),
+        draft_ahead,
+        lookahead_steps,
+        score_batch,
         #[cfg(feature = "grammar")]
         grammars: std::sync::OnceLock::new(),
     };

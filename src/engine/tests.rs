@@ -73,7 +73,9 @@ fn prepared(name: &str) -> Prepared {
         texts: [Some(r1()), Some(qwq())],
         max_model_len: 4096,
         device: "none",
-        draft_ahead: false,
+        draft_ahead: 0,
+        lookahead_steps: 0,
+        score_batch: 1,
         #[cfg(feature = "grammar")]
         grammars: std::sync::OnceLock::new(),
     }

@@ -86,8 +86,12 @@ pub(super) fn slot(
     if verifies {
         args["proposed"] = window.iter().map(|id| id.0).collect::<Vec<_>>().into();
     }
-    if let Some(labels) = slot.labels(results) {
-        args["scores"] = labels.into();
+    let scores = slot.labels(results);
+    if !scores.is_empty() {
+        args["scores"] = json!(scores);
+    }
+    if let Some(places) = slot.places(live, role) {
+        args["places"] = places.into();
     }
     trace.span(Track::Request(live.id, role), name, began, args);
 }

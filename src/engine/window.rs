@@ -60,7 +60,7 @@ impl<'a> Draws<'a> {
             Read::Sample { first, count } => {
                 Some(Self::Sampled(&results.samples[first..first + count]))
             }
-            Read::Nothing | Read::Labels(_) | Read::Constrained(_) => None,
+            Read::Nothing | Read::Labels { .. } | Read::Constrained(_) => None,
         }
     }
 

@@ -63,7 +63,8 @@ impl Variant {
         let mut layout = None;
         if policy.judges() {
             let threshold = *options.threshold.get_or_insert(pair.settings.threshold);
-            let judge = options.judge.as_ref().unwrap_or(&pair.settings.judge);
+            let judge = options.judge.clone();
+            let judge = judge.unwrap_or_else(|| pair.settings.judge_of(policy));
             set("threshold", short(&threshold));
             set("score", json!(options.readout.unwrap_or(pair.settings.readout)));
             set("score_cutoff", short(&options.cutoff.unwrap_or(CUTOFF)));

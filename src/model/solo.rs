@@ -151,6 +151,50 @@ impl<D: Device> Solo<D> {
         self.run(batch)
     }
 
+    /// Feeds `ids` and, after each of some places, a suffix that leaves nothing behind: all in one
+    /// pass. A place is how many tokens of the sequence its suffix comes after. Returns the
+    /// probabilities of `labels` after each suffix, in their order.
+    ///
+    /// # Errors
+    /// As [`Solo::feed`].
+    ///
+    /// # Panics
+    /// If a place is beyond the sequence, or a suffix is empty.
+    pub fn score(
+        &mut self,
+        ids: &[TokenId],
+        suffixes: &[(usize, &[TokenId])],
+        labels: &[TokenId],
+    ) -> Result<Vec<Vec<f32>>, LoadError> {
+        let mut batch = RaggedBatch::default();
+        if !ids.is_empty() {
+            self.append(self.seq(), ids, &mut batch)?;
+        }
+        let mut scratches = vec![];
+        for (place, suffix) in suffixes {
+            assert!(*place <= self.len(), "place {place} of {} tokens", self.len());
+            let scratch = self.pool.create_scratch(ROLE);
+            scratches.push(scratch);
+            self.append(scratch, suffix, &mut batch)?;
+            let pages = batch.pages.len();
+            batch.pages.extend_from_slice(self.pool.table(self.seq()));
+            let group = batch.groups.last_mut().expect("just appended");
+            group.prefix = Span { pages: pages..batch.pages.len(), len: *place };
+            let row = group.rows.end - 1;
+            let rows = group.rows.clone();
+            batch.positions[rows].iter_mut().for_each(|position| *position += *place as u32);
+            let kind = HeadKind::Labels(labels.to_vec());
+            batch.heads.push(HeadRow { row, kind });
+        }
+        let results = self.run(batch);
+        scratches.into_iter().for_each(|scratch| self.pool.release(scratch));
+        let probs = results?.heads.into_iter().map(|head| match head {
+            HeadResult::Labels(probs) => probs,
+            other => unreachable!("a label head returned {other:?}"),
+        });
+        Ok(probs.collect())
+    }
+
     /// Appends `ids` to a sequence, and their rows to a batch.
     fn append(
         &mut self,

@@ -72,6 +72,9 @@ pub struct Decode {
     pub speculation: Option<Speculation>,
     /// Tokens somebody else wrote here already: the first that are proposed.
     pub first_window: Vec<TokenId>,
+    /// Whose random numbers its tokens are drawn with: those of its own branch, or of the one whose
+    /// place this branch may take.
+    pub draws_as: BranchId,
 }
 
 /// What a [`Score`] returns of the tokens the model had not seen.
@@ -80,22 +83,33 @@ pub enum ScoreSpan {
     /// Nothing.
     #[default]
     None,
-    /// Their log-probabilities, from the same pass.
+    /// The log-probabilities of all tokens up to the last place, from the same pass.
     LogProbs {
         /// First tail index wanted.
         from: u32,
     },
 }
 
-/// A model prefills what it has not seen and a scratch suffix, and labels are read at its end.
+/// A place of the tail at which labels are read.
+#[derive(Debug, Clone)]
+pub struct ScorePlace {
+    /// Tail tokens the suffix comes after; the tail may be longer.
+    pub end: u32,
+    /// Scratch tokens; they leave no trace in the KV.
+    pub suffix: Arc<[TokenId]>,
+}
+
+/// A model prefills what it has not seen and a scratch suffix after each of some places, and labels
+/// are read at the end of each suffix. A suffix sees the tail before its place and nothing of the
+/// others, so a place reads the same whether it is scored alone or with others.
 #[derive(Debug, Clone)]
 pub struct Score {
     /// Where.
     pub branch: BranchId,
     /// Which model.
     pub role: Role,
-    /// Scratch tokens; they leave no trace in the KV.
-    pub suffix: Arc<[TokenId]>,
+    /// In the order of the tail; at least one.
+    pub places: Vec<ScorePlace>,
     /// The label set.
     pub labels: Arc<[TokenId]>,
     /// What to return of the tail.
@@ -140,12 +154,13 @@ pub enum Command {
         /// How many.
         n: u32,
     },
-    /// This branch is the reply: every other one is dropped.
+    /// This branch is the reply: it takes the root's place, and every other one is dropped, with
+    /// what is in flight on it.
     Keep {
         /// Which.
         branch: BranchId,
     },
-    /// Forget a branch.
+    /// Forget a branch, with what is in flight on it.
     Drop {
         /// Which.
         branch: BranchId,
@@ -210,7 +225,7 @@ pub enum Outcome {
         /// One entry per token when anything was wanted.
         stats: Vec<TokenStats>,
     },
-    /// From [`Command::Score`].
+    /// From [`Command::Score`]: one for each of its places, in their order.
     Scored {
         /// Where.
         branch: BranchId,
@@ -218,7 +233,8 @@ pub enum Outcome {
         role: Role,
         /// One probability per label, summing to 1.
         probs: Vec<f32>,
-        /// Log-probabilities as [`ScoreSpan`] asked.
+        /// Log-probabilities as [`ScoreSpan`] asked: from its beginning, or from the place before,
+        /// up to this one.
         logprobs: Vec<f32>,
     },
     /// From [`Command::Span`].

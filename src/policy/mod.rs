@@ -6,19 +6,27 @@
 //!
 //! Invariant: from any sequence of outcomes a policy keeps its caps and ends, with exactly one
 //! [`Command::Finish`]. Read next: [`stepwise`], which is `base`, `draft` and `specreason` in one;
-//! [`continuation`] is one model writing on, without steps.
+//! [`lookahead`], which has the base write every step too; [`continuation`] is one model writing
+//! on, without steps.
 
 pub mod command;
 pub mod continuation;
+mod course;
 pub mod gates;
+pub mod lookahead;
 pub mod speculation;
+pub mod steps;
 pub mod stepwise;
 
-pub use command::{Command, Decode, FinishWhy, Outcome, Score, ScoreSpan, StopCause, Until, Want};
+pub use command::{
+    Command, Decode, FinishWhy, Outcome, Score, ScorePlace, ScoreSpan, StopCause, Until, Want,
+};
 pub use continuation::Continuation;
 pub use gates::Gates;
+pub use lookahead::{Comparison, Lookahead};
 pub use speculation::{Proposer, Speculation, WindowSize};
-pub use stepwise::{AnswerBy, Close, Judge, Reasoning, Stepwise, StepwiseSettings};
+pub use steps::{AnswerBy, Close, Judge, Reasoning, StepwiseSettings};
+pub use stepwise::Stepwise;
 
 use crate::ids::{BranchId, Role, TokenId};
 use serde::{Deserialize, Serialize};
@@ -71,17 +79,18 @@ pub enum Note {
         /// Nats of the draft's first token.
         entropy: f32,
     },
-    /// The base scored the drafted step.
+    /// The base scored the drafted step, or compared it with its own.
     StepScored {
         /// Step number.
         index: u32,
-        /// The read-out's value.
-        score: f32,
-        /// Whether it reached the threshold.
+        /// The read-out's value; none where nothing had to be asked: both models wrote the same
+        /// tokens, or one of them no whole step.
+        score: Option<f32>,
+        /// Whether the drafted step is kept: the score reached the threshold.
         accepted: bool,
         /// Tokens of the drafted step; dropped when it was rejected.
         drafted: u32,
-        /// Tokens of the next step that were drafted meanwhile; dropped too when this one was
+        /// Tokens of later steps that were drafted meanwhile; dropped too when this one was
         /// rejected.
         ahead: u32,
         /// The base's log-probability of each drafted token, when asked for.
@@ -137,6 +146,12 @@ pub trait Policy: Send {
     /// Takes what a command produced and says what comes next. The first call brings
     /// [`Outcome::Started`].
     fn next(&mut self, tails: &dyn Tails, outcome: Outcome) -> Turn;
+
+    /// The tail index of the root's first token that nobody hears of yet: the end of the first step
+    /// that is not decided. The largest number where nothing waits.
+    fn undecided_from(&self) -> u32 {
+        u32::MAX
+    }
 }
 
 /// The policies a request can name.
@@ -157,12 +172,20 @@ pub enum PolicyKind {
     /// [`Self::SpecReason`], with tokens proposed to the base wherever it writes.
     #[serde(rename = "specreason+decode")]
     SpecReasonDecode,
+    /// Both models write every step; the draft's is kept where it says what the base's own says.
+    Lookahead,
 }
 
 impl PolicyKind {
     /// Every policy, in the order reports print them.
-    pub const ALL: [Self; 5] =
-        [Self::Base, Self::Draft, Self::SpecDecode, Self::SpecReason, Self::SpecReasonDecode];
+    pub const ALL: [Self; 6] = [
+        Self::Base,
+        Self::Draft,
+        Self::SpecDecode,
+        Self::SpecReason,
+        Self::SpecReasonDecode,
+        Self::Lookahead,
+    ];
 
     /// The name users type.
     #[must_use]
@@ -173,6 +196,7 @@ impl PolicyKind {
             Self::SpecReason => "specreason",
             Self::SpecDecode => "spec-decode",
             Self::SpecReasonDecode => "specreason+decode",
+            Self::Lookahead => "lookahead",
         }
     }
 
@@ -182,14 +206,14 @@ impl PolicyKind {
         match self {
             Self::Base | Self::SpecDecode => role == Role::Base,
             Self::Draft => role == Role::Draft,
-            Self::SpecReason | Self::SpecReasonDecode => true,
+            Self::SpecReason | Self::SpecReasonDecode | Self::Lookahead => true,
         }
     }
 
-    /// Whether the base scores what the draft writes.
+    /// Whether the base decides on what the draft writes.
     #[must_use]
     pub fn judges(self) -> bool {
-        matches!(self, Self::SpecReason | Self::SpecReasonDecode)
+        matches!(self, Self::SpecReason | Self::SpecReasonDecode | Self::Lookahead)
     }
 
     /// Whether tokens are proposed to the base where it writes.

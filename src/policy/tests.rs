@@ -2,22 +2,24 @@
 //! the same tail see the same tokens, and hostile outcomes are one seed away.
 
 use super::command::TokenStats;
-use super::stepwise::*;
+use super::steps::*;
 use super::*;
 use crate::sample::{Readout, SamplingParams};
 use proptest::prelude::*;
 use std::sync::Arc;
 
-const END_OF_TURN: TokenId = TokenId(0);
-const CLOSE: TokenId = TokenId(1);
-const DELIMITER: TokenId = TokenId(2);
+pub(super) const END_OF_TURN: TokenId = TokenId(0);
+pub(super) const CLOSE: TokenId = TokenId(1);
+pub(super) const DELIMITER: TokenId = TokenId(2);
 
-struct Script {
+pub(super) struct Script {
     seed: u64,
     /// Tail ids and who wrote them.
-    tail: Vec<(TokenId, Origin)>,
+    pub(super) tail: Vec<(TokenId, Origin)>,
     ids: Vec<TokenId>,
     context: usize,
+    /// Places of each scoring.
+    scored: Vec<usize>,
 }
 
 impl Tails for Script {
@@ -26,16 +28,26 @@ impl Tails for Script {
     }
 }
 
-fn mix(mut x: u64) -> u64 {
+pub(super) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
+/// What a model writes: one of twelve tokens, the ends of turns and thoughts less often.
+pub(super) fn token(hash: u64) -> TokenId {
+    let id = hash % 12;
+    TokenId(if id < 2 && (hash >> 32) % 4 > 0 { id + 3 } else { id } as u32)
+}
+
 impl Script {
     fn hash(&self, salt: u64) -> u64 {
+        self.hash_of(self.ids.len(), salt)
+    }
+
+    fn hash_of(&self, len: usize, salt: u64) -> u64 {
         let fold = |h, t: &TokenId| mix(h ^ u64::from(t.0).wrapping_mul(0x9e37_79b9));
-        self.ids.iter().fold(mix(self.seed ^ salt), fold)
+        self.ids[..len].iter().fold(mix(self.seed ^ salt), fold)
     }
 
     fn push(&mut self, id: TokenId, origin: Origin) {
@@ -51,7 +63,7 @@ impl Script {
             if self.ids.len() >= self.context {
                 break StopCause::Context;
             }
-            let id = TokenId((self.hash(1 + d.role.index() as u64) % 12) as u32);
+            let id = token(self.hash(1 + d.role.index() as u64));
             self.push(id, d.role.into());
             let count = self.ids.len() as u32 - start;
             stats.push(TokenStats {
@@ -78,10 +90,15 @@ impl Script {
         Outcome::Decoded { branch: d.branch, role: d.role, range, stop, stats }
     }
 
-    fn score(&self, s: &Score) -> Outcome {
-        let mut probs = vec![0.0; s.labels.len()];
-        probs[(self.hash(9) % 10) as usize] = 1.0;
-        Outcome::Scored { branch: s.branch, role: s.role, probs, logprobs: vec![] }
+    /// A score depends on the place, on what comes before it and on its suffix.
+    fn score(&self, s: &Score) -> Vec<Outcome> {
+        let place = |place: &ScorePlace| {
+            let mut probs = vec![0.0; s.labels.len()];
+            let salt = 9 + place.suffix.len() as u64;
+            probs[(self.hash_of(place.end as usize, salt) % 10) as usize] = 1.0;
+            Outcome::Scored { branch: s.branch, role: s.role, probs, logprobs: vec![] }
+        };
+        s.places.iter().map(place).collect()
     }
 
     /// Runs to the end and returns the reason and the notes.
@@ -94,6 +111,16 @@ impl Script {
             let is_cancelled = |outcome: &Outcome| matches!(outcome, Outcome::Cancelled { .. });
             let any = || mix(self.seed ^ turns) as usize % queue.len();
             let next = queue.iter().position(is_cancelled).unwrap_or_else(any);
+            // Places of one scoring are told in their order, and in half of the runs late.
+            let is_score = |outcome: &Outcome| matches!(outcome, Outcome::Scored { .. });
+            let other = queue.iter().position(|outcome| !is_score(outcome));
+            let next = match is_score(&queue[next]) {
+                true => other
+                    .filter(|_| self.seed.is_multiple_of(2))
+                    .or_else(|| queue.iter().position(is_score))
+                    .expect("just seen"),
+                false => next,
+            };
             let turn = policy.next(self, queue.remove(next));
             notes.extend(turn.notes);
             let mut in_flight = 0;
@@ -106,7 +133,8 @@ impl Script {
                     }
                     Command::Score(s) => {
                         in_flight += 1;
-                        queue.push(self.score(&s));
+                        self.scored.push(s.places.len());
+                        queue.extend(self.score(&s));
                     }
                     Command::Inject { ids, .. } => {
                         cancel(&mut queue);
@@ -141,7 +169,12 @@ fn cancel(queue: &mut [Outcome]) {
     }
 }
 
-fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> StepwiseSettings {
+pub(super) fn settings(
+    writer: Role,
+    threshold: Option<f32>,
+    budget: u32,
+    tags: bool,
+) -> StepwiseSettings {
     let ids = |n: u32| -> Arc<[TokenId]> { (100..100 + n).map(TokenId).collect() };
     StepwiseSettings {
         writer,
@@ -171,7 +204,8 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
         end_of_turn: vec![END_OF_TURN],
         sampling: Arc::new(SamplingParams::greedy()),
         base_want: Want::default(),
-        draft_ahead: false,
+        draft_ahead: 0,
+        score_batch: 1,
         speculation: None,
         salvage: false,
         gates: Gates::default(),
@@ -179,8 +213,12 @@ fn settings(writer: Role, threshold: Option<f32>, budget: u32, tags: bool) -> St
     }
 }
 
-fn run(seed: u64, context: usize, s: StepwiseSettings) -> (Script, FinishWhy, Vec<Note>) {
-    let mut script = Script { seed, tail: vec![], ids: vec![], context };
+pub(super) fn run(
+    seed: u64,
+    context: usize,
+    s: StepwiseSettings,
+) -> (Script, FinishWhy, Vec<Note>) {
+    let mut script = Script { seed, tail: vec![], ids: vec![], context, scored: vec![] };
     let (why, notes) = script.run(&mut Stepwise::new(s));
     (script, why, notes)
 }
@@ -203,12 +241,14 @@ proptest! {
     #[test]
     fn every_run_ends_once_within_its_budgets(
         seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
-        first_n in 0u32..4, tokens_max in 1u32..90, draft_ahead: bool, gates in some_gates(),
+        first_n in 0u32..4, tokens_max in 1u32..90, draft_ahead in 0u32..5, gates in some_gates(),
+        score_batch in 1u32..4,
     ) {
         let s = StepwiseSettings {
             first_n,
             tokens_max,
             draft_ahead,
+            score_batch,
             gates,
             ..settings(Role::Draft, Some(threshold), budget, tags)
         };
@@ -258,24 +298,30 @@ proptest! {
     }
 
     #[test]
-    fn drafting_ahead_changes_neither_the_reply_nor_what_was_decided(
-        seed: u64, threshold in 0f32..11.0, budget in 1u32..80, tags: bool, context in 1usize..120,
-        tokens_max in 1u32..90,
+    fn drafting_ahead_and_scoring_together_change_neither_the_reply_nor_what_was_decided(
+        seed: u64, threshold in 0f32..11.0, budget in 1u32..120, tags: bool,
+        context in 1usize..200, tokens_max in 1u32..150, first_n in 0u32..3,
+        gates in prop_oneof![2 => Just(Gates::default()), 1 => some_gates()],
     ) {
-        let s = StepwiseSettings {
-            tokens_max, ..settings(Role::Draft, Some(threshold), budget, tags)
-        };
+        let s = settings(Role::Draft, Some(threshold), budget, tags);
+        let s = StepwiseSettings { tokens_max, gates, first_n, ..s };
         let (behind, why, notes) = run(seed, context, s.clone());
-        let (ahead, why_ahead, mut notes_ahead) =
-            run(seed, context, StepwiseSettings { draft_ahead: true, ..s });
-        prop_assert_eq!(ahead.tail, behind.tail);
-        prop_assert_eq!(why_ahead, why);
-        for note in &mut notes_ahead {
-            if let Note::StepScored { ahead, .. } = note {
-                *ahead = 0;
+        for draft_ahead in [1, 2, 4] {
+            for score_batch in [1, 2, 5] {
+                let s = StepwiseSettings { draft_ahead, score_batch, ..s.clone() };
+                let (ahead, why_ahead, mut notes_ahead) = run(seed, context, s);
+                prop_assert_eq!(&ahead.tail, &behind.tail);
+                prop_assert_eq!(why_ahead, why);
+                for note in &mut notes_ahead {
+                    if let Note::StepScored { ahead, .. } = note {
+                        *ahead = 0;
+                    }
+                }
+                prop_assert_eq!(&notes_ahead, &notes);
+                let most = score_batch.min(draft_ahead.max(1)) as usize;
+                prop_assert!(ahead.scored.iter().all(|places| *places <= most));
             }
         }
-        prop_assert_eq!(notes_ahead, notes);
     }
 
     #[test]
@@ -357,7 +403,7 @@ fn a_rejected_step_is_rolled_back_before_the_base_writes() {
 fn the_next_step_is_drafted_while_one_is_scored_and_taken_over_when_it_is_kept() {
     let mut tails = Parrot(vec![TokenId(7), DELIMITER]);
     let settings =
-        StepwiseSettings { draft_ahead: true, ..settings(Role::Draft, Some(7.0), 1000, true) };
+        StepwiseSettings { draft_ahead: 1, ..settings(Role::Draft, Some(7.0), 1000, true) };
     let mut policy = Stepwise::new(settings);
     let decoded = |range: std::ops::Range<u32>| Outcome::Decoded {
         branch: BranchId::ROOT,
@@ -385,6 +431,61 @@ fn the_next_step_is_drafted_while_one_is_scored_and_taken_over_when_it_is_kept()
     assert!(scores(&turn.commands) && drafts(&turn.commands), "{:?}", turn.commands);
     let kept: Vec<_> = turn.notes.iter().filter(|n| matches!(n, Note::StepKept { .. })).collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
+}
+
+#[test]
+fn steps_that_wait_are_scored_together_and_a_rejected_one_takes_those_behind_it() {
+    let settings = settings(Role::Draft, Some(7.0), 1000, true);
+    let settings = StepwiseSettings { draft_ahead: 3, score_batch: 9, ..settings };
+    let (mut tails, mut policy) = (Parrot(vec![]), Stepwise::new(settings));
+    let places = |commands: &[Command]| -> Vec<u32> {
+        let scores = commands.iter().filter_map(|c| match c {
+            Command::Score(score) => Some(score.places.iter().map(|place| place.end)),
+            _ => None,
+        });
+        scores.flatten().collect()
+    };
+    let drafts = |commands: &[Command]| {
+        commands.iter().any(|c| matches!(c, Command::Decode(d) if d.role == Role::Draft))
+    };
+    let scored = |digit: usize| {
+        let mut probs = vec![0.0; 10];
+        probs[digit] = 1.0;
+        Outcome::Scored { branch: BranchId::ROOT, role: Role::Base, probs, logprobs: vec![] }
+    };
+    policy.next(&tails, Outcome::Started);
+    for step in 0..4 {
+        tails.0.extend([TokenId(5 + step), DELIMITER]);
+        let turn = policy.next(
+            &tails,
+            Outcome::Decoded {
+                branch: BranchId::ROOT,
+                role: Role::Draft,
+                range: 2 * step..2 * step + 2,
+                stop: StopCause::String(0),
+                stats: vec![],
+            },
+        );
+        let first: &[u32] = if step == 0 { &[2] } else { &[] };
+        assert_eq!(places(&turn.commands), first, "the base scores the first meanwhile");
+        assert_eq!(drafts(&turn.commands), step < 3, "three steps beyond the first");
+        assert_eq!(policy.undecided_from(), 2);
+    }
+    let turn = policy.next(&tails, scored(9));
+    assert_eq!(places(&turn.commands), [4, 6, 8]);
+    assert!(drafts(&turn.commands));
+    assert_eq!(policy.undecided_from(), 4);
+    let turn = policy.next(&tails, scored(9));
+    assert!(turn.commands.is_empty(), "the others are under way: {:?}", turn.commands);
+    assert_eq!(policy.undecided_from(), 6);
+    let turn = policy.next(&tails, scored(0));
+    assert!(matches!(turn.commands[0], Command::Rollback { len: 4, .. }));
+    assert!(matches!(&turn.commands[1], Command::Decode(d) if d.role == Role::Base));
+    assert!(matches!(turn.notes[0], Note::StepScored { index: 2, drafted: 2, ahead: 2, .. }));
+    for role in Role::ALL {
+        let turn = policy.next(&tails, Outcome::Cancelled { branch: BranchId::ROOT, role });
+        assert!(turn.commands.is_empty() && turn.notes.is_empty());
+    }
 }
 
 /// Notes of a run of which something is known whatever the seed.

@@ -338,7 +338,7 @@ fn judge(own: &Fields<'_>) -> Result<Option<JudgeText>, ApiError> {
     let judge = match own.get("judge") {
         None => return Ok(None),
         Some(Value::String(name)) => JudgeText::built_in(name).ok_or_else(|| {
-            let message = format!("there is no judge {name:?}; there are turn and prefix");
+            let message = format!("there is no judge {name:?}; there are turn, prefix and compare");
             own.error("judge", message)
         })?,
         Some(texts) => {

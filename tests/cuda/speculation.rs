@@ -19,6 +19,13 @@ fn a_window_that_was_rolled_back_leaves_the_kv_as_if_never_fed() {
 }
 
 #[test]
+fn a_rejected_step_among_several_leaves_the_base_kv_as_if_never_seen() {
+    if kernels() {
+        rollback::scored_together_leave_no_trace(device);
+    }
+}
+
+#[test]
 fn whatever_is_proposed_the_base_says_what_it_says_alone() {
     if !kernels() {
         return;

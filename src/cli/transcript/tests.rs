@@ -69,7 +69,14 @@ fn began(index: u32, writer: Role) -> Event {
 }
 
 fn scored(index: u32, score: f32, accepted: bool) -> Event {
-    Event::Note(Note::StepScored { index, score, accepted, drafted: 2, ahead: 0, logprobs: vec![] })
+    Event::Note(Note::StepScored {
+        index,
+        score: Some(score),
+        accepted,
+        drafted: 2,
+        ahead: 0,
+        logprobs: vec![],
+    })
 }
 
 fn kept(index: u32, start: u32, end: u32, writer: Role) -> Event {
