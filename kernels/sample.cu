@@ -363,7 +363,7 @@ extern "C" __global__ void __launch_bounds__(forerun::kPartThreads, 4)
   weigh(row, sample, scratch, top_k_bar(scratch, sample.top_k, keys, bar), reduce);
 }
 
-extern "C" __global__ void __launch_bounds__(forerun::kDrawThreads)
+extern "C" __global__ void __launch_bounds__(forerun::kDrawThreads, 1)
     forerun_sample_draw(const __grid_constant__ SampleParams p) {
   using namespace forerun;
   __shared__ DrawScan scan;

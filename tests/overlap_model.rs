@@ -114,5 +114,5 @@ fn a_pass_in_closed_form_is_what_the_software_gpu_counts() {
             );
         }
     }
-    const { assert!(CONTEXT > CUTS.split_keys, "nothing is combined") };
+    const { assert!(CONTEXT > CUTS.split_keys, "keys are in one split") };
 }

@@ -1,6 +1,6 @@
 //! Devices: memory, streams and about ten coarse operations, the same for every device.
 //!
-//! [`Device`] is cut so that a GPU runs a layer in about six launches and a CPU keeps activations
+//! [`Device`] is cut so that a GPU runs a layer in about five launches and a CPU keeps activations
 //! in cache. Every operation is *enqueued* on a [`Device::Stream`]; the host sees a value only at
 //! the three read-back points [`Device::collect`], [`Device::read`] and
 //! [`Device::first_non_finite`]. Nothing above this floor holds a raw pointer.

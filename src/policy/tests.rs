@@ -37,7 +37,7 @@ pub(super) fn mix(mut x: u64) -> u64 {
 /// What a model writes: one of twelve tokens, the ends of turns and thoughts less often.
 pub(super) fn token(hash: u64) -> TokenId {
     let id = hash % 12;
-    TokenId(if id < 2 && (hash >> 32) % 4 > 0 { id + 3 } else { id } as u32)
+    TokenId(if id < 2 && !(hash >> 32).is_multiple_of(4) { id + 3 } else { id } as u32)
 }
 
 impl Script {

@@ -43,15 +43,15 @@ pub struct Gpu {
     pub split_sms: usize,
 }
 
-/// On Hopper a kernel waits for its predecessor where it is: 0.7 µs for the release, 1.0 for its
+/// On Hopper a kernel waits for its predecessor where it is: 0.7 µs for the release, 0.4 for its
 /// rows, 0.7 for the last load and 0.5 behind it.
 const H100: Gpu =
-    Gpu { name: "H100", sms: 132, gb_per_s: 3350.0, tflops: 989.0, launch_us: 2.9, split_sms: 8 };
+    Gpu { name: "H100", sms: 132, gb_per_s: 3350.0, tflops: 989.0, launch_us: 2.3, split_sms: 8 };
 
 /// The GPUs predictions are made for.
 pub const GPUS: [Gpu; 3] = [
     // Without dependent launch: 1.3 µs for the boundary and 0.3 to the first load instead.
-    Gpu { name: "A100", sms: 108, gb_per_s: 2039.0, tflops: 312.0, launch_us: 3.8, split_sms: 4 },
+    Gpu { name: "A100", sms: 108, gb_per_s: 2039.0, tflops: 312.0, launch_us: 3.2, split_sms: 4 },
     H100,
     Gpu { name: "H200", gb_per_s: 4800.0, ..H100 },
 ];

@@ -15,31 +15,34 @@ use crate::model::checkpoint::Checkpoint;
 /// How the kernels cut a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cuts {
-    /// Tokens of a tile at most.
-    pub tile_tokens: usize,
-    /// Up to so many tokens a tile is narrow.
-    pub narrow_tokens: usize,
-    /// Features of a CTA: of a narrow tile, of a wide one.
-    pub features: [usize; 2],
+    /// Tokens of each kernel's tile.
+    pub tile_tokens: [usize; 4],
+    /// Features of a CTA of each.
+    pub features: [usize; 4],
+    /// CTAs of each on an SM: as many tiles of gate and up are dealt to.
+    pub ctas_of_sm: [usize; 4],
+    /// CTAs that may share the columns of a largest tile, most first.
+    pub parts: [usize; 3],
+    /// SMs of the GPU they are dealt and shared on; one more or less changes little.
+    pub sms: usize,
     /// Features of a CTA of the head.
     pub head_features: usize,
     /// Keys of a split of attention.
     pub split_keys: usize,
     /// Queries of a CTA of attention: rows times query heads a KV head.
     pub queries: usize,
-    /// Output columns of a row that a CTA of the combining kernel writes.
-    pub combined_columns: usize,
 }
 
 /// How the kernels of this version cut.
 pub const CUTS: Cuts = Cuts {
-    tile_tokens: 64,
-    narrow_tokens: 16,
-    features: [16, 64],
+    tile_tokens: [8, 16, 32, 64],
+    features: [16, 16, 64, 128],
+    ctas_of_sm: [3, 2, 2, 1],
+    parts: [4, 2, 1],
+    sms: 132,
     head_features: 256,
-    split_keys: 256,
+    split_keys: 128,
     queries: 64,
-    combined_columns: 512,
 };
 
 /// Packed bytes of the matrices of a layer.
@@ -136,16 +139,17 @@ impl ModelSizes {
         let Shape { hidden, heads, kv_heads, head_dim, ffn, vocab, .. } = self.shape;
         let (rows, launched) = (pass.rows, pass.rows.next_power_of_two());
         let (queries, kv) = (heads * head_dim, kv_heads * head_dim);
-        let embedded = rows * hidden * 2;
+        // A row of the table, and the weight of the first norm.
+        let embedded = rows * hidden * (2 + 4);
         let mut kernels = vec![Kernel { ctas: launched, bytes: embedded as f64, flop: 0.0 }];
         for layer in &self.layers {
             kernels.push(matrices(rows, hidden, &[queries, kv, kv], layer.qkv));
             if self.head_norm {
                 kernels.push(Kernel { ctas: launched, ..Kernel::default() });
             }
-            kernels.extend(self.attention(&pass));
+            kernels.push(self.attention(&pass));
             kernels.push(matrices(rows, queries, &[hidden], layer.output));
-            kernels.push(matrices(rows, hidden, &[2 * ffn.next_multiple_of(8)], layer.gate_up));
+            kernels.push(gate_up(rows, hidden, 2 * ffn.next_multiple_of(8), layer.gate_up));
             kernels.push(matrices(rows, ffn, &[hidden], layer.down));
         }
         match pass.logits {
@@ -153,7 +157,7 @@ impl ModelSizes {
             Logits::Argmax(asked) => {
                 let launched = asked.next_power_of_two();
                 kernels.push(Kernel {
-                    ctas: tiles(launched) * vocab.div_ceil(CUTS.head_features),
+                    ctas: tiles(launched)[0] * vocab.div_ceil(CUTS.head_features),
                     ..matrices(asked, hidden, &[vocab], self.head_bytes)
                 });
                 kernels.push(Kernel { ctas: launched, ..Kernel::default() });
@@ -167,36 +171,46 @@ impl ModelSizes {
         kernels
     }
 
-    /// Attention and, where keys are cut into splits, what combines them.
-    fn attention(&self, pass: &PassSizes) -> Vec<Kernel> {
+    fn attention(&self, pass: &PassSizes) -> Kernel {
         let Shape { heads, kv_heads, head_dim, .. } = self.shape;
         let (rows, keys) = (pass.rows, pass.before + pass.rows);
         let splits = keys.div_ceil(CUTS.split_keys);
         let of_queries = rows.div_ceil(CUTS.queries * kv_heads / heads);
-        let read = Kernel {
+        Kernel {
             ctas: (of_queries * splits).next_power_of_two() * kv_heads,
             bytes: (2 * keys * kv_heads * head_dim * self.kv_element_bytes) as f64,
             // Scores and weighted values, of tiles whose rows are all multiplied.
             flop: (4 * of_queries * CUTS.queries * keys * kv_heads * head_dim) as f64,
-        };
-        let of_row = (heads * head_dim).div_ceil(CUTS.combined_columns);
-        let combined = Kernel { ctas: rows.next_power_of_two() * of_row, ..Kernel::default() };
-        if splits > 1 { vec![read, combined] } else { vec![read] }
+        }
     }
 }
 
-/// Tiles of tokens, each of which reads every feature.
-fn tiles(rows: usize) -> usize {
-    rows.div_ceil(CUTS.tile_tokens)
+/// Tiles of tokens, each of which reads every feature, and which kernel's they are.
+fn tiles(rows: usize) -> [usize; 2] {
+    let largest = CUTS.tile_tokens.len() - 1;
+    let kernel = CUTS.tile_tokens.iter().position(|tokens| rows <= *tokens).unwrap_or(largest);
+    [rows.div_ceil(CUTS.tile_tokens[kernel]), kernel]
 }
 
 /// One launch over matrices with `columns` columns and so many features each.
 fn matrices(rows: usize, columns: usize, features: &[usize], bytes: u64) -> Kernel {
-    let launched = rows.next_power_of_two();
-    let each = CUTS.features[usize::from(launched > CUTS.narrow_tokens)];
-    let ctas: usize = features.iter().map(|n| n.div_ceil(each)).sum();
-    let padded: usize = features.iter().map(|n| n.next_multiple_of(16)).sum();
-    let tokens = rows.next_multiple_of(8);
+    let [tiles, kernel] = tiles(rows.next_power_of_two());
+    let groups: usize = features.iter().map(|n| n.div_ceil(CUTS.features[kernel])).sum();
+    let parts = CUTS.parts.into_iter().find(|parts| tiles * groups * parts <= CUTS.sms);
+    let parts = if kernel + 1 == CUTS.features.len() { parts.unwrap_or(1) } else { 1 };
+    // Panels of 16, and of the largest tile two at a time.
+    let panel = if kernel + 1 == CUTS.features.len() { 32 } else { 16 };
+    let padded: usize = features.iter().map(|n| n.next_multiple_of(panel)).sum();
+    let tokens = rows.next_multiple_of(if panel == 32 { 16 } else { 8 });
     let flop = (2 * tokens * columns * padded) as f64;
-    Kernel { ctas: tiles(launched) * ctas, bytes: bytes as f64, flop }
+    Kernel { ctas: tiles * groups * parts, bytes: bytes as f64, flop }
+}
+
+/// The launch over gate and up, whose groups of features are dealt to CTAs that all run at once.
+fn gate_up(rows: usize, columns: usize, features: usize, bytes: u64) -> Kernel {
+    let all = matrices(rows, columns, &[features], bytes);
+    let [tiles, kernel] = tiles(rows.next_power_of_two());
+    let groups = features.div_ceil(CUTS.features[kernel]);
+    let rounds = groups.div_ceil((CUTS.sms * CUTS.ctas_of_sm[kernel]).div_ceil(tiles));
+    Kernel { ctas: all.ctas / groups * groups.div_ceil(rounds), ..all }
 }
