@@ -233,11 +233,13 @@ impl Bench {
             let matrix = device.rotary_matrix(view, head_dim)?;
             Ok(Linear { matrix, bias: Some(vector(rows)?) })
         };
+        // One for all: rows are prepared once, for whichever operation is timed.
+        let norm = vector(hidden)?;
         let value = linear(kv, hidden);
         let qkv_bytes = bytes_of(queries, hidden) + 2 * bytes_of(kv, hidden);
         let qkv = Copies::new(effort.spread_bytes, qkv_bytes, most.name(), || {
             Ok(QkvWeights {
-                norm: vector(hidden)?,
+                norm: norm.clone(),
                 q: rotary(queries)?,
                 k: rotary(kv)?,
                 v: Linear { bias: Some(vector(kv)?), ..value()? },
@@ -250,7 +252,7 @@ impl Bench {
         let pair_bytes = device.gate_up_bytes(ffn, hidden, [most; 2]);
         let gate_up = Copies::new(effort.spread_bytes, pair_bytes, most.name(), || {
             let matrices = device.gate_up_matrices(pair, pair)?;
-            Ok(GateUpWeights { norm: vector(hidden)?, matrices })
+            Ok(GateUpWeights { norm: norm.clone(), matrices })
         })?;
         let copies = |rows: usize, columns: usize| {
             let name = kind(Weight::Most, columns).name();
@@ -274,7 +276,7 @@ impl Bench {
             logits: device.buffer(vocab, Element::Logit, "logits")?,
             pool: device.buffer(pages * shape.page_bytes, Element::KvByte, "pool")?,
             rope: vector(limits.positions * head_dim)?,
-            norm: vector(hidden)?,
+            norm,
             table: linear(EMBEDDED, hidden)()?.matrix,
             qkv,
             out: copies(hidden, queries)?,
@@ -308,8 +310,8 @@ impl Bench {
             ..RaggedBatch::default()
         };
         let batch = self.device.stage(&self.stream, batch)?;
-        let Self { device, stream, table, hidden, .. } = self;
-        device.embed(stream, table, &batch, hidden)?;
+        let Self { device, stream, table, hidden, norm, .. } = self;
+        device.embed(stream, table, &batch, norm, hidden)?;
         Ok(batch)
     }
 
@@ -325,9 +327,9 @@ impl Bench {
         match operation {
             "qkv" => device.qkv(stream, shape, 0, self.qkv.get(i), rope, batch, hidden, q, pool),
             "attention" => device.attention(stream, shape, 0, batch, q, pool, mixed),
-            "out" => device.project(stream, self.out.get(i), batch, mixed, hidden),
+            "out" => device.project(stream, self.out.get(i), batch, mixed, norm, hidden),
             "gate, up" => device.gate_up(stream, shape, self.gate_up.get(i), batch, hidden, act),
-            "down" => device.project(stream, self.down.get(i), batch, act, hidden),
+            "down" => device.project(stream, self.down.get(i), batch, act, norm, hidden),
             _ => {
                 let weights = HeadWeights { norm, matrix: self.head.get(i) };
                 device.head(stream, shape, &weights, batch, hidden, logits, &mut ())

@@ -108,8 +108,8 @@ pub struct CudaPairs {
     features: usize,
 }
 
-/// A vector of f32.
-#[derive(Debug)]
+/// A vector of f32; clones are of one memory, which the device keeps.
+#[derive(Debug, Clone)]
 pub struct CudaVector(Address);
 
 /// A model's stream and the scratch memory of its passes.
