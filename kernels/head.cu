@@ -3,9 +3,9 @@
 // row of logits.
 //
 // rows: x before its root, and its squares (common/prepared.cuh); W [V, C] packed
-// (common/weights.cuh). Only heads of kind Full store logits, f32 [full rows, V]. forerun_head reduces the 256 logits of its CTA to a
-// LogitSummary, forerun_head_finish merges a head's summaries and writes its HeadResult. Several
-// heads may name one row.
+// (common/weights.cuh). Only heads of kind Full store logits, f32 [full rows, V]. forerun_head
+// reduces the 256 logits of its CTA to a LogitSummary, forerun_head_finish merges a head's
+// summaries and writes its HeadResult. Several heads may name one row.
 // Workspace: summaries [heads][ceil(V / 256)] of 16 bytes; targets [heads] f32, the logit that a
 // LogProb head asks about, written by the one CTA that has it.
 // Grid of forerun_head: x = ceil(heads / heads of the tile), y = ceil(V / 256); 256 threads, for

@@ -2,8 +2,8 @@
 // x = rms_norm(hidden[row]) * g. Ten rows of W for a score, not the vocabulary.
 //
 // rows: x before its root, and its squares (common/prepared.cuh); W [V, C] packed
-// (common/weights.cuh). The labels' rows are gathered from their panels and multiplied in the head's order of summation, so l_i has the bits
-// that the whole head would give.
+// (common/weights.cuh). The labels' rows are gathered from their panels and multiplied in the
+// head's order of summation, so l_i has the bits that the whole head would give.
 // Grid: label heads; 256 threads; 16 labels a pass over x, at most two passes.
 // Shared memory and order of summation: common/linear.cuh, the tile of 8 tokens of which one is
 // used. The softmax is one warp's: butterflies for the maximum and the sum.

@@ -1,8 +1,8 @@
 // hidden[t, n] += sum_k W[n, k] x[t, k] + b[n]: output projection of attention, down projection.
 //
 // x [T, K] bf16; W [N, K] packed (common/weights.cuh); b [N] f32 or none; hidden [T, N] bf16, read,
-// added to in f32 and rounded once. x and hidden do not overlap. What the next norm needs of the new
-// rows is left beside them (common/prepared.cuh).
+// added to in f32 and rounded once. x and hidden do not overlap. What the next norm needs of the
+// new rows is left beside them (common/prepared.cuh).
 // Grid: x = ceil(T / tokens of the tile), y = ceil(N / features of the tile), z: CTAs that
 // share the slices of K, 1 but for _n64; 256 threads.
 // Entries forerun_project_n8, _n16, _n32, _n64 differ in tokens a tile only and give the same bits:

@@ -4,14 +4,15 @@
 //
 // rows: x before its root, and its squares (common/prepared.cuh); W* [N*, C] packed
 // (common/weights.cuh); b* [N*] f32 or none; rope [positions][cos: D/2, sin: D/2] f32; q [T, H, D]
-// bf16. The pool is pages of [L][K|V][G][P][D] bf16; row t goes to batch.slots[t] = page * P + slot.
-// D is a multiple of 16.
+// bf16. The pool is pages of [L][K|V][G][P][D] bf16; row t goes to batch.slots[t] = page * P +
+// slot. D is a multiple of 16.
 // Rotation takes pairs (i, i + D/2). Rows of Wq and Wk are packed so that both halves of eight
 // pairs are a panel: i of them are its rows 0..8, i + D/2 its rows 8..16. A lane has four of a
 // panel's sums, its partner's four come by one shuffle. Rounded once, to bf16, at the end.
 // Grid: x = ceil(T / tokens of the tile), y = the sum over the matrices of ceil(N* / features of
-// the tile), z: CTAs that share the slices of K, 1 but for _n64; 256 threads. Entries forerun_qkv_n8, _n16, _n32, _n64 differ in tokens a tile only and
-// give the same bits: common/linear.cuh has the order of summation, and the shared memory.
+// the tile), z: CTAs that share the slices of K, 1 but for _n64; 256 threads. Entries
+// forerun_qkv_n8, _n16, _n32, _n64 differ in tokens a tile only and give the same bits:
+// common/linear.cuh has the order of summation, and the shared memory.
 // Bound: memory, the bytes of W and T (2 C + 2 N). Error: one bf16 rounding of each x g.
 #include "common/qkv.cuh"
 

@@ -283,7 +283,8 @@ __device__ inline void add_left_slices(const SplitSums& split, int tokens,
 #pragma unroll
       for (int tile = 0; tile < T::kTokenTiles; ++tile) {
         if (tile * 8 >= tokens) continue;
-        const float4 sum = from[tile * 32];
+        // From the L2: this SM's L1 may hold what was there before.
+        const float4 sum = __ldcg(from + tile * 32);
         sums[panel][tile][0] = sum.x, sums[panel][tile][1] = sum.y;
         sums[panel][tile][2] = sum.z, sums[panel][tile][3] = sum.w;
       }
@@ -339,7 +340,8 @@ __device__ inline volatile Progress& progress() {
 // from the staged batch how many tokens there are from the tile's first on; `weights_of(group)`
 // says what this warp multiplies. The first weights are under way before the number of tokens has
 // come, and before the kernel that leaves the tokens has ended. K is split along z, for tiles with
-// several panels a warp; others take all of it whatever the grid. A CTA that splits K has one group.
+// several panels a warp; others take all of it whatever the grid. A CTA that splits K has one
+// group.
 //
 // For each group calls finish(group, tokens) in all threads, with its partial sums, and where the
 // rows are prepared ones the norm's scale of each token, in shared memory; where K is split only in
@@ -365,7 +367,7 @@ __device__ inline int multiply_groups(const Activations& in, const RowOf& row_of
   Held<T::kAhead> held[T::kWarpPanels];
   int buffer = -1, tokens, group, next;
   // Whether there are tokens; with the first of them under way.
-  const auto begin = [&] {
+  const auto start = [&] {
     buffer = 0;
     tokens = min_of(tokens_left(), T::kTokens);
     if (tokens > 0) clear_missing<T>(tokens);
@@ -381,13 +383,13 @@ __device__ inline int multiply_groups(const Activations& in, const RowOf& row_of
   };
   if (!G::kLoadsInOnePlace) {
     load_first<T>(held, weights, steps);
-    if (!begin()) return 0;
+    if (!start()) return 0;
   }
 #pragma unroll 1
   do {
     if (G::kLoadsInOnePlace) {
       load_first<T>(held, weights, steps);
-      if (buffer < 0 && !begin()) return 0;
+      if (buffer < 0 && !start()) return 0;
     }
     float sums[T::kWarpPanels][T::kTokenTiles][4] = {};
 #pragma unroll 1
@@ -409,11 +411,12 @@ __device__ inline int multiply_groups(const Activations& in, const RowOf& row_of
         const int end =
             min_of(min_of(slices.begin(slice + 1), begin + T::kChunkSteps), steps.last);
         const ChunkSteps of_chunk{begin, end, steps.last, buffer, position};
+        const auto& rows = weights.rows;
         switch (weights.format) {
-          case kBf16: multiply_chunk<Bf16Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
-          case kQ8_0: multiply_chunk<Q8Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
-          case kQ4_K: multiply_chunk<Q4Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
-          default: multiply_chunk<Q6Unit, T>(held, weights.rows, of_chunk, tokens, sums); break;
+          case kBf16: multiply_chunk<Bf16Unit, T>(held, rows, of_chunk, tokens, sums); break;
+          case kQ8_0: multiply_chunk<Q8Unit, T>(held, rows, of_chunk, tokens, sums); break;
+          case kQ4_K: multiply_chunk<Q4Unit, T>(held, rows, of_chunk, tokens, sums); break;
+          default: multiply_chunk<Q6Unit, T>(held, rows, of_chunk, tokens, sums); break;
         }
       }
       if (parts > 1) {

@@ -3,8 +3,8 @@
 // rms_norm(x) g is (x g) / sqrt(mean(x^2) + eps). Whoever writes a row x of hidden states leaves
 // beside it bf16(x g), g the weight of the norm that comes next, and the sum of squares of every 16
 // columns of x. A matrix kernel then copies its operand to shared memory as it is, adds the squares
-// up while its first weights are under way, and multiplies the finished sums by the root. Scaling by
-// g before and by the root after the product costs the same single rounding as both before it.
+// up while its first weights are under way, and multiplies the finished sums by the root. Scaling
+// by g before and by the root after the product costs the same single rounding as both before it.
 //
 // Both sums have one order, whoever writes: four columns in a lane, four lanes in a butterfly; then
 // in the reader panels l, l + 32, ... in lane l, and a butterfly.

@@ -1,8 +1,8 @@
 // Sums, cut-offs and positions over a vocabulary by one CTA, without sorting.
 //
 // Everything is integer arithmetic, so results do not depend on the order in which threads add.
-// Lives in shared memory. Every member is called by all threads of the CTA, gives all of them the same answer, and
-// leaves the shared memory free for the next call.
+// Lives in shared memory. Every member is called by all threads of the CTA, gives all of them the
+// same answer, and leaves the shared memory free for the next call.
 #pragma once
 
 #include "common/sample.cuh"

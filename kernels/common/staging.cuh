@@ -19,8 +19,8 @@ constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kSlices = 8;
 
-// Partial sums of 16 features and 8 tokens. Rows of tokens, and halves of rows, change places so that
-// neither the fragments' stores nor the epilogue's 16-byte loads meet in a bank.
+// Partial sums of 16 features and 8 tokens. Rows of tokens, and halves of rows, change places so
+// that neither the fragments' stores nor the epilogue's 16-byte loads meet in a bank.
 constexpr int kPartialFloats = 8 * 16;
 __device__ inline int partial_at(int token, int feature) {
   const int row = (token >> 2 & 1) | (token & 3) << 1;

@@ -221,8 +221,8 @@ struct Held {
 };
 
 // Each format says how its bytes are loaded, step by step and where `when` holds, so that those to
-// come replace those used up, and what a step's fragments and scales are. Where two steps share a load it belongs to the
-// second. The members:
+// come replace those used up, and what a step's fragments and scales are. Where two steps share a
+// load it belongs to the second. The members:
 //   kGroupsPerStep  0: no scales; 1: both mmas share one; 2: one a mma
 //   kUnitsPerScales how many units, from one whose number is a multiple, the loaded scales are for
 //   kMinimums       the group's minimum times the sum of its x is subtracted
