@@ -8,7 +8,7 @@
 //! that does not gives way to the base's own, and all that was written behind it is gone.
 //! `src/ARCHITECTURE.md` says where this differs from the paper. Invariants: what is kept depends
 //! on no timing and on no depth; where no step is found to say the same, the reply is `base`'s.
-//! Read next: [`super::course`].
+//! Read next: `course`.
 
 use super::course::{Course, End, Next, ROOT, Written};
 use super::steps::StepwiseSettings;

@@ -1,7 +1,7 @@
 //! What stepped replies are made of: the settings of the machines that write them.
 //!
 //! [`super::stepwise`] and [`super::lookahead`] read the same ones, so that what one of them calls
-//! a step, a budget or an end the other does too. Read next: [`super::course`].
+//! a step, a budget or an end the other does too. Read next: `course`.
 
 use super::{Gates, Speculation, Want};
 use crate::ids::{Role, TokenId};

@@ -9,7 +9,7 @@
 //! wait for the base are scored together: what it writes are the tokens it would write later, and a
 //! score is the one the step would have alone, so no reply depends on either; a rejected step takes
 //! those behind it with it. A step ends with the token that completes the delimiter, with the close
-//! marker, with the end of the turn, or at a cap. Read next: [`super::course`], what a kept step
+//! marker, with the end of the turn, or at a cap. Read next: `course`, what a kept step
 //! leads to, and `tests.rs`, which drives the machine with hostile outcomes.
 
 use super::command::{ScorePlace, TokenStats};
