@@ -38,6 +38,7 @@ fn timeless(report: &Value) -> Vec<Value> {
     for row in &mut rows {
         let row = row.as_object_mut().expect("a row");
         row.retain(|key, _| !key.starts_with("latency") && key != "ms");
+        row.remove("timed");
         if let Some(paired) = row.get_mut("vs_base") {
             paired["speedup"] = Value::Null;
         }
@@ -99,6 +100,24 @@ fn requests_at_the_same_time_give_the_same_answers_and_no_latencies() {
     assert_eq!(timeless(&one), timeless(&four));
     assert!(one["rows"][0]["latency_s"].is_f64() && four["rows"][0]["latency_s"].is_null());
     assert!(four["rows"][0]["ms"]["rewrite"].is_f64());
+}
+
+#[test]
+fn the_first_problems_run_alone_where_their_latency_is_wanted() {
+    let (_folder, path) = state();
+    let flags = "--limit 4 -o json --concurrency 4 --policy base,spec-decode --proposer ngram";
+    let together = report(flags, Some(&path));
+    let both = report(&format!("{flags} --timed 2"), Some(&path));
+    let kept = std::fs::read_to_string(&path).expect("the state");
+    assert_eq!(kept.lines().count(), 2 * 4 + 2 * 2);
+    for (i, row) in both["rows"].as_array().expect("rows").iter().enumerate() {
+        assert_eq!((&row["n"], &row["timed"]), (&4.into(), &2.into()));
+        assert!(row["latency_s"].is_f64() && row["latency_quartiles_s"].is_array());
+        assert_eq!(row["accuracy"], together["rows"][i]["accuracy"]);
+    }
+    let paired = &both["rows"][1]["vs_base"];
+    assert_eq!(paired["same"], 4, "what is looked up changes no token");
+    assert!(paired["speedup"].is_f64());
 }
 
 #[test]
@@ -164,7 +183,9 @@ fn an_interrupt_keeps_whole_records_and_says_how_to_go_on() {
 #[test]
 fn a_row_is_a_name_and_the_flags_of_its_policy() {
     let rows = "--limit 3 -o json --row base=--policy_base --row look=--policy_spec-decode_\
-                --proposer_ngram_--window_4 --row save=--policy_specreason_--salvage";
+                --proposer_ngram_--window_4 --row save=--policy_specreason_--salvage \
+                --row warm=--policy_base_--temperature_0.9 --token-budget 200 \
+                --row ahead=--policy_specreason_--draft-ahead_on_--token-budget_100";
     let mut command = command("", None);
     command.args(rows.split_whitespace().map(|word| word.replace('_', " ")));
     let out = command.output().expect("the program runs");
@@ -172,7 +193,13 @@ fn a_row_is_a_name_and_the_flags_of_its_policy() {
     let report: Value = serde_json::from_slice(&out.stdout).expect("an object in JSON");
     let rows = report["rows"].as_array().expect("rows");
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
-    assert_eq!(names, ["base", "look", "save"]);
+    // Those of one engine come together.
+    assert_eq!(names, ["base", "look", "save", "warm", "ahead"]);
+    let settings = &report["settings"];
+    assert_eq!(settings["warm"]["sampling"]["temperature"], 0.9);
+    assert_eq!(settings["base"]["token_budget"], 200, "flags for all rows");
+    assert_eq!(settings["ahead"]["token_budget"], 100, "a row's own flags win");
+    assert!(rows[3]["vs_base"].is_null() && rows[4]["vs_base"].is_object());
     assert_eq!(rows[1]["accuracy"], rows[0]["accuracy"]);
     assert!(rows[1]["agreement"].as_f64() > Some(0.0) && rows[0]["agreement"].is_null());
     assert!(rows[2]["salvaged"].as_f64() > Some(0.0));

@@ -1,13 +1,12 @@
 //! `forerun calibrate`: chooses a policy and its knobs for a pair, and keeps them in a file.
 
-use super::args::{EngineArgs, PairArgs, SamplingArgs};
+use super::args::{EngineArgs, PairArgs, ProblemArgs, SamplingArgs};
 use super::ui;
 use crate::engine::{Engine, Tuned};
 use crate::eval::calibrate::{self, Candidate};
-use crate::eval::{self, Problem, Row, State, Variant, drive, problem, table};
+use crate::eval::{self, Problem, Row, State, Variant, drive, table};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -15,26 +14,14 @@ use std::sync::atomic::AtomicBool;
 /// Flags of the verb.
 #[derive(Debug, Args)]
 pub(super) struct CalibrateArgs {
-    /// Problems, as `eval` takes them
-    #[arg(long, value_name = "FILE.jsonl", env = "FORERUN_DATA", hide_env_values = true)]
-    data: PathBuf,
-    /// Use only so many problems
-    #[arg(long, value_name = "N", env = "FORERUN_LIMIT", hide_env_values = true)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
-    limit: Option<usize>,
-    /// Skip so many problems first
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    #[arg(env = "FORERUN_OFFSET", hide_env_values = true)]
-    offset: usize,
+    #[command(flatten)]
+    problems: ProblemArgs,
     /// Keep every result in this file and go on from it
     #[arg(long, value_name = "STATE.jsonl", env = "FORERUN_OUT", hide_env_values = true)]
     out: PathBuf,
     /// Where the choice goes: what `--tuned` reads
     #[arg(long, value_name = "FILE.json", env = "FORERUN_SAVE", hide_env_values = true)]
     save: PathBuf,
-    /// Measure on the software GPU too, whose times say nothing about a GPU
-    #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
-    emulated_times: bool,
     #[command(flatten)]
     pair: PairArgs,
     #[command(flatten)]
@@ -46,7 +33,7 @@ pub(super) struct CalibrateArgs {
 impl CalibrateArgs {
     /// Runs the rounds, prints their tables, writes the choice.
     pub(super) fn run(self) -> Result<()> {
-        let problems = problem::read(&self.data, self.offset, self.limit)?;
+        let problems = self.problems.read()?;
         let mut pair = self.pair.resolve()?;
         if pair.draft.is_none() {
             bail!("calibrate chooses how two models work together: name a pair, or add --draft M");
@@ -59,7 +46,7 @@ impl CalibrateArgs {
             ui::note(notice);
         }
         let engine = Engine::start(self.engine.options(pair)?)?;
-        ui::check_times(engine.device(), self.emulated_times)?;
+        self.problems.check_times(&engine)?;
 
         let mut candidates = calibrate::judging();
         let base = candidates[0].clone();
@@ -101,11 +88,13 @@ impl CalibrateArgs {
             .collect();
         state.check(&variants, problems)?;
         let known = state.records().to_vec();
-        let jobs = drive::jobs(problems, &variants, &known);
+        let jobs = drive::jobs(problems, &variants, &known, self.problems.pace());
         ui::note(&format!("{} rows, {} requests to run", variants.len(), jobs.len()));
         // One at a time: latencies decide.
         let never = AtomicBool::new(false);
-        drive::run(engine, &jobs, 1, &never, &mut |record| state.push(record))?;
+        drive::run(engine, &jobs, self.problems.concurrency, &never, &mut |record| {
+            state.push(record)
+        })?;
         let rows = eval::rows(state.records(), &variants, problems);
         writeln!(std::io::stdout(), "{}", table::markdown(&rows))?;
         Ok(rows)

@@ -153,7 +153,7 @@ mod tests {
     use crate::policy::Gates;
 
     fn row(name: &str, latency_s: f64, accuracy: f64, se: f64) -> Row {
-        let paired = Paired { accuracy, se, n: 50, gained: 0, lost: 0, speedup: None };
+        let paired = Paired { accuracy, se, n: 50, gained: 0, lost: 0, same: 0, speedup: None };
         Row {
             name: Some(name.into()),
             policy: PolicyKind::SpecReason,
@@ -162,8 +162,10 @@ mod tests {
             accuracy: 0.5,
             accuracy_se: 0.07,
             n: 50,
+            timed: 50,
             latency_s: Some(latency_s),
             latency_median_s: Some(latency_s),
+            latency_quartiles_s: None,
             tokens: 100.0,
             acceptance: None,
             draft_share: 0.0,

@@ -1,6 +1,7 @@
 //! What is remembered of one problem under one policy.
 
 use super::drive::Variant;
+use super::fingerprint;
 use super::problem::Problem;
 use crate::engine::Reply;
 use crate::policy::{FinishWhy, PolicyKind};
@@ -56,6 +57,9 @@ pub struct Record {
     pub concurrent: bool,
     /// Seed of this request.
     pub seed: u64,
+    /// A short name of the reply's tokens: equal where they are. Empty in older files.
+    #[serde(default)]
+    pub reply: String,
     /// Which question and reference answer this was: [`Problem::fingerprint`].
     pub problem: String,
     /// What the reply depends on besides.
@@ -88,6 +92,7 @@ impl Record {
             total_ms: reply.total_ms,
             concurrent,
             seed: reply.settings.seed,
+            reply: fingerprint(reply.ids.iter().map(|id| id.0.to_le_bytes())),
             problem: problem.fingerprint(),
             settings: variant.settings.clone(),
         }
