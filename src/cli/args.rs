@@ -10,11 +10,8 @@ use crate::device::CHAIN_MAX;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaOptions, Overlap};
 use crate::engine::{
-    DeviceChoice, Engine, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking,
-    Tuned,
+    DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking, Tuned,
 };
-use crate::eval::drive::Pace;
-use crate::eval::{Problem, problem};
 use crate::ids::{Role, TokenId};
 use crate::policy::{AnswerBy, Gates, PolicyKind, Proposer, WindowSize};
 use crate::sample::{Readout, SamplingOverrides, SamplingParams};
@@ -245,51 +242,6 @@ impl EngineArgs {
         options.trace = self.trace.begin()?;
         options.progress = Some(Box::new(ui::loading_bar()));
         Ok(options)
-    }
-}
-
-/// The problems of an evaluation, and how they run.
-#[derive(Debug, Clone, Args)]
-pub(super) struct ProblemArgs {
-    /// Problems: JSON lines with `question` (or `problem`), `answer`, and `id` if they have one
-    #[arg(long, value_name = "FILE.jsonl", env = "FORERUN_DATA", hide_env_values = true)]
-    pub(super) data: PathBuf,
-    /// Use only so many problems
-    #[arg(long, value_name = "N", env = "FORERUN_LIMIT", hide_env_values = true)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
-    limit: Option<usize>,
-    /// Skip so many problems first
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    #[arg(env = "FORERUN_OFFSET", hide_env_values = true)]
-    pub(super) offset: usize,
-    /// Requests at the same time; only those that run alone have latencies
-    #[arg(long, value_name = "C", default_value_t = 1)]
-    #[arg(env = "FORERUN_CONCURRENCY", hide_env_values = true)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
-    pub(super) concurrency: usize,
-    /// Run the first N problems alone whatever --concurrency says, so that they have latencies
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    #[arg(env = "FORERUN_TIMED", hide_env_values = true)]
-    timed: usize,
-    /// Measure on the software GPU too, whose times say nothing about a GPU
-    #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
-    emulated_times: bool,
-}
-
-impl ProblemArgs {
-    /// The problems asked for.
-    pub(super) fn read(&self) -> Result<Vec<Problem>> {
-        Ok(problem::read(&self.data, self.offset, self.limit)?)
-    }
-
-    /// How many run at the same time.
-    pub(super) fn pace(&self) -> Pace {
-        Pace { concurrency: self.concurrency, timed: self.timed }
-    }
-
-    /// An error where times would be those of the software GPU and nobody asked for them.
-    pub(super) fn check_times(&self, engine: &Engine) -> Result<()> {
-        ui::check_times(engine.device(), self.emulated_times)
     }
 }
 

@@ -1,7 +1,8 @@
 //! `forerun eval`: a table of policies on a file of problems.
 
 use super::EXIT_INTERRUPTED;
-use super::args::{self, EngineArgs, KnobArgs, PairArgs, PolicyArgs, ProblemArgs, SamplingArgs};
+use super::args::{self, EngineArgs, KnobArgs, PairArgs, PolicyArgs, SamplingArgs};
+use super::problems::ProblemArgs;
 use super::{ui, usage};
 use crate::engine::{Engine, Pair, PolicyOptions};
 use crate::eval::{self, Record, State, Variant, drive, table};
@@ -260,19 +261,18 @@ impl Asked {
         };
         let flags = RowFlags::try_parse_from(flags.split_whitespace());
         let flags = flags.map_err(|e| anyhow!("--row {name}: {}", usage(&e)))?;
+        let RowFlags { mut policy, sampling, tuned, draft_ahead } = flags;
         let context = || format!("--row {name}");
-        let tuned = flags.tuned.as_deref().map(|path| args::tuned(path, pair));
-        let tuned = tuned.transpose().with_context(context)?;
-        let mut flags_policy = flags.policy;
-        flags_policy.policy = flags_policy.policy.or(tuned.as_ref().map(|tuned| tuned.policy));
-        let options = flags_policy.options().with_context(context)?;
-        let options = tuned.map_or_else(|| options.clone(), |tuned| options.or(&tuned.options));
+        let tuned = tuned.as_deref().map(|path| args::tuned(path, pair)).transpose();
+        let tuned = tuned.with_context(context)?;
+        policy.policy = policy.policy.or(tuned.as_ref().map(|tuned| tuned.policy));
+        let below = tuned.map_or_else(|| knobs.clone(), |tuned| tuned.options.or(knobs));
         Ok(Self {
             name: Some(name.to_owned()),
-            policy: flags_policy.kind(pair).with_context(context)?,
-            options: options.or(knobs),
-            sampling: flags.sampling.overrides().with_context(context)?,
-            draft_ahead: flags.draft_ahead,
+            policy: policy.kind(pair).with_context(context)?,
+            options: policy.options().with_context(context)?.or(&below),
+            sampling: sampling.overrides().with_context(context)?,
+            draft_ahead,
         })
     }
 

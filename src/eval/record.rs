@@ -45,6 +45,9 @@ pub struct Record {
     /// Tokens of rejected steps the base wrote again.
     #[serde(default)]
     pub salvaged: u32,
+    /// Scores of drafted steps, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<f32>,
     /// Steps scored and accepted.
     pub accepted: u32,
     /// Steps scored and rewritten.
@@ -86,6 +89,7 @@ impl Record {
             proposed: tokens.proposed,
             matched: tokens.matched,
             salvaged: tokens.salvaged,
+            scores: reply.steps.iter().filter_map(|step| step.score).collect(),
             accepted: reply.accepted,
             rewritten: reply.rewritten,
             ms: Phase::ALL.iter().map(|p| (p.name().to_owned(), reply.phase(*p).ms)).collect(),

@@ -41,6 +41,7 @@ fn record(problem: &Problem, variant: &Variant, correct: bool, total_ms: f64) ->
         proposed: 8,
         matched: 6,
         salvaged: 2,
+        scores: vec![7.3, 8.0, 1.5],
         accepted: 2,
         rewritten: 1,
         ms: BTreeMap::from([("draft".to_owned(), 8.0)]),
