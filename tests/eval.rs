@@ -38,6 +38,7 @@ fn timeless(report: &Value) -> Vec<Value> {
     for row in &mut rows {
         let row = row.as_object_mut().expect("a row");
         row.retain(|key, _| !key.starts_with("latency") && key != "ms");
+        row.remove("timed");
         if let Some(paired) = row.get_mut("vs_base") {
             paired["speedup"] = Value::Null;
         }
@@ -99,6 +100,24 @@ fn requests_at_the_same_time_give_the_same_answers_and_no_latencies() {
     assert_eq!(timeless(&one), timeless(&four));
     assert!(one["rows"][0]["latency_s"].is_f64() && four["rows"][0]["latency_s"].is_null());
     assert!(four["rows"][0]["ms"]["rewrite"].is_f64());
+}
+
+#[test]
+fn the_first_problems_run_alone_where_their_latency_is_wanted() {
+    let (_folder, path) = state();
+    let flags = "--limit 4 -o json --concurrency 4 --policy base,spec-decode --proposer ngram";
+    let together = report(flags, Some(&path));
+    let both = report(&format!("{flags} --timed 2"), Some(&path));
+    let kept = std::fs::read_to_string(&path).expect("the state");
+    assert_eq!(kept.lines().count(), 2 * 4 + 2 * 2);
+    for (i, row) in both["rows"].as_array().expect("rows").iter().enumerate() {
+        assert_eq!((&row["n"], &row["timed"]), (&4.into(), &2.into()));
+        assert!(row["latency_s"].is_f64() && row["latency_quartiles_s"].is_array());
+        assert_eq!(row["accuracy"], together["rows"][i]["accuracy"]);
+    }
+    let paired = &both["rows"][1]["vs_base"];
+    assert_eq!(paired["same"], 4, "what is looked up changes no token");
+    assert!(paired["speedup"].is_f64());
 }
 
 #[test]
@@ -164,7 +183,10 @@ fn an_interrupt_keeps_whole_records_and_says_how_to_go_on() {
 #[test]
 fn a_row_is_a_name_and_the_flags_of_its_policy() {
     let rows = "--limit 3 -o json --row base=--policy_base --row look=--policy_spec-decode_\
-                --proposer_ngram_--window_4 --row save=--policy_specreason_--salvage";
+                --proposer_ngram_--window_4 --row save=--policy_specreason_--salvage \
+                --row warm=--policy_base_--temperature_0.9 --token-budget 200 \
+                --row ahead=--policy_specreason_--draft-ahead_on_--token-budget_100 \
+                --row last=--policy_draft";
     let mut command = command("", None);
     command.args(rows.split_whitespace().map(|word| word.replace('_', " ")));
     let out = command.output().expect("the program runs");
@@ -172,7 +194,12 @@ fn a_row_is_a_name_and_the_flags_of_its_policy() {
     let report: Value = serde_json::from_slice(&out.stdout).expect("an object in JSON");
     let rows = report["rows"].as_array().expect("rows");
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
-    assert_eq!(names, ["base", "look", "save"]);
+    assert_eq!(names, ["base", "look", "save", "warm", "ahead", "last"]);
+    let settings = &report["settings"];
+    assert_eq!(settings["warm"]["sampling"]["temperature"], 0.9);
+    assert_eq!(settings["base"]["token_budget"], 200, "flags for all rows");
+    assert_eq!(settings["ahead"]["token_budget"], 100, "a row's own flags win");
+    assert!(rows[3]["vs_base"].is_null() && rows[4]["vs_base"].is_object());
     assert_eq!(rows[1]["accuracy"], rows[0]["accuracy"]);
     assert!(rows[1]["agreement"].as_f64() > Some(0.0) && rows[0]["agreement"].is_null());
     assert!(rows[2]["salvaged"].as_f64() > Some(0.0));
@@ -200,12 +227,19 @@ fn what_calibrate_chooses_is_what_run_does_with_it() {
     };
     let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
     let (out, save) = (text(&path), text(&tuned));
-    let flags = ["--data", DATA, "--limit", "2", "--out", &out, "--save", &save];
+    let few = ["--limit", "4", "--timed", "2", "--concurrency", "2"];
+    let flags = [&["--data", DATA, "--out", &out, "--save", &save], few.as_slice()].concat();
     let first = forerun("calibrate", &flags);
     assert!(first.status.success(), "{}", stderr(&first));
     let chosen = std::fs::read_to_string(&tuned).expect("the choice");
     let chosen: Value = serde_json::from_str(&chosen).expect("an object in JSON");
     assert_eq!(chosen["pair"], "tiny");
+    // Thresholds that decide alike share a reply, down to its times.
+    let kept = std::fs::read_to_string(&path).expect("the state");
+    let times = kept.lines().map(|line| serde_json::from_str::<Value>(line).expect("a record"));
+    let times: Vec<_> = times.map(|record| record["total_ms"].to_string()).collect();
+    let written: std::collections::HashSet<_> = times.iter().collect();
+    assert!(written.len() < times.len(), "{} replies in as many records", times.len());
     // The records are all there: the second time nothing runs, and the choice is the same.
     let again = forerun("calibrate", &flags);
     assert_eq!(again.stdout, first.stdout);
@@ -215,6 +249,10 @@ fn what_calibrate_chooses_is_what_run_does_with_it() {
     let reply = forerun("run", &["--json", "--tuned", &save, "--policy", "draft"]);
     let reply: Value = serde_json::from_slice(&reply.stdout).expect("an object in JSON");
     assert_eq!(reply["settings"]["policy"], "draft", "flags win");
+    let row = format!("tuned=--tuned {save}");
+    let row = forerun("eval", &["--data", DATA, "--limit", "1", "-o", "json", "--row", &row]);
+    let row: Value = serde_json::from_slice(&row.stdout).expect("an object in JSON");
+    assert_eq!(row["rows"][0]["policy"], chosen["policy"]);
     std::fs::write(&tuned, r#"{"pair":"other","policy":"base","options":{}}"#).expect("writable");
     let refused = forerun("run", &["--tuned", &save]);
     assert_eq!(refused.status.code(), Some(2));

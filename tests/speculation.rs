@@ -11,7 +11,8 @@ mod rollback;
 
 use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::engine::{
-    DeviceChoice, Engine, EngineOptions, ModelSource, Pair, PolicyOptions, Reply, Request, Thinking,
+    DeviceChoice, Engine, EngineOptions, Event, ModelSource, Pair, PolicyOptions, Reply, Request,
+    Thinking, Urgency,
 };
 use forerun::policy::{AnswerBy, PolicyKind, Proposer, WindowSize};
 use forerun::sample::SamplingOverrides;
@@ -62,6 +63,28 @@ fn ask(
         engine.submit(request).expect("a place")
     };
     let all: Vec<_> = questions.iter().map(submit).collect();
+    all.into_iter().map(|events| events.reply().expect("a reply")).collect()
+}
+
+/// The same where there is one place and the later is the more urgent: each parks the one before
+/// it, in the middle of what that writes.
+fn ask_parking(
+    engine: &Engine,
+    questions: &[String],
+    policy: PolicyKind,
+    options: &PolicyOptions,
+    sampling: &SamplingOverrides,
+) -> Vec<Reply> {
+    let submit = |(i, question): (usize, &String)| {
+        let (options, sampling) = (options.clone(), sampling.clone());
+        let urgency = Urgency { priority: -(i as i32), timeout: None };
+        let request = Request { policy, options, sampling, urgency, ..Request::ask(question) };
+        let mut events = engine.submit(request).expect("a place in the queue");
+        let begun = events.find(|event| matches!(event, Event::Tokens { .. }));
+        assert!(begun.is_some(), "a reply has tokens");
+        events
+    };
+    let all: Vec<_> = questions.iter().enumerate().map(submit).collect();
     all.into_iter().map(|events| events.reply().expect("a reply")).collect()
 }
 
@@ -184,6 +207,7 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
     let questions = questions(if full() { 50 } else { 4 });
     let windows: &[u32] = if full() { &[0, 1, 2, 3, 4, 5, 6, 7, 8] } else { &[0, 1, 4, 8] };
     let cached = engine(|_| {});
+    let one_place = engine(|o| o.sequences_max = 1);
     for sampling in [SamplingOverrides::default(), warm(), penalised()] {
         let no_options = PolicyOptions::default();
         let want = ask(&engine(|_| {}), &questions, PolicyKind::Base, &no_options, &sampling);
@@ -208,7 +232,17 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
                     }
                     let drafts = got.iter().map(|r| r.tokens.prompt_draft).sum::<u32>();
                     assert_eq!(drafts > 0, by == Proposer::Draft);
+                    assert_eq!(engine.load().preemptions, 0);
                 }
+                // A short reply may be done before the next request is there: then once more.
+                let before = one_place.load().preemptions;
+                let parked = (0..20).any(|_| {
+                    let policy = PolicyKind::SpecDecode;
+                    let got = ask_parking(&one_place, &questions, policy, &options, &sampling);
+                    assert_same(&got, &want, &format!("{what}, parked"));
+                    one_place.load().preemptions > before
+                });
+                assert!(parked, "{what}: nobody was parked");
             }
         }
     }

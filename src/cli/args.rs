@@ -92,7 +92,7 @@ impl PairArgs {
 }
 
 /// What a calibration chose for `pair`.
-fn tuned(path: &Path, pair: &Pair) -> Result<Tuned> {
+pub(super) fn tuned(path: &Path, pair: &Pair) -> Result<Tuned> {
     let context = || format!("--tuned {}", path.display());
     let json = std::fs::read_to_string(path).with_context(context)?;
     let tuned: Tuned = serde_json::from_str(&json).with_context(context)?;

@@ -1,40 +1,37 @@
 //! `forerun calibrate`: chooses a policy and its knobs for a pair, and keeps them in a file.
 
 use super::args::{EngineArgs, PairArgs, SamplingArgs};
+use super::problems::ProblemArgs;
 use super::ui;
 use crate::engine::{Engine, Tuned};
 use crate::eval::calibrate::{self, Candidate};
-use crate::eval::{self, Problem, Row, State, Variant, drive, problem, table};
+use crate::eval::drive::{self, Pace};
+use crate::eval::{self, Problem, Record, Row, State, Variant, table};
+use crate::sample::SamplingOverrides;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 use std::io::Write;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::slice;
 use std::sync::atomic::AtomicBool;
+
+/// Problems every candidate is timed on, unless --timed says otherwise.
+const TIMED: usize = 8;
+/// Problems between two looks at whether a candidate still has a chance.
+const CHUNK: usize = 20;
 
 /// Flags of the verb.
 #[derive(Debug, Args)]
 pub(super) struct CalibrateArgs {
-    /// Problems, as `eval` takes them
-    #[arg(long, value_name = "FILE.jsonl", env = "FORERUN_DATA", hide_env_values = true)]
-    data: PathBuf,
-    /// Use only so many problems
-    #[arg(long, value_name = "N", env = "FORERUN_LIMIT", hide_env_values = true)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
-    limit: Option<usize>,
-    /// Skip so many problems first
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    #[arg(env = "FORERUN_OFFSET", hide_env_values = true)]
-    offset: usize,
+    #[command(flatten)]
+    problems: ProblemArgs,
     /// Keep every result in this file and go on from it
     #[arg(long, value_name = "STATE.jsonl", env = "FORERUN_OUT", hide_env_values = true)]
     out: PathBuf,
     /// Where the choice goes: what `--tuned` reads
     #[arg(long, value_name = "FILE.json", env = "FORERUN_SAVE", hide_env_values = true)]
     save: PathBuf,
-    /// Measure on the software GPU too, whose times say nothing about a GPU
-    #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
-    emulated_times: bool,
     #[command(flatten)]
     pair: PairArgs,
     #[command(flatten)]
@@ -46,7 +43,7 @@ pub(super) struct CalibrateArgs {
 impl CalibrateArgs {
     /// Runs the rounds, prints their tables, writes the choice.
     pub(super) fn run(self) -> Result<()> {
-        let problems = problem::read(&self.data, self.offset, self.limit)?;
+        let problems = self.problems.read()?;
         let mut pair = self.pair.resolve()?;
         if pair.draft.is_none() {
             bail!("calibrate chooses how two models work together: name a pair, or add --draft M");
@@ -54,68 +51,145 @@ impl CalibrateArgs {
         // What an earlier calibration chose must not colour this one.
         pair.settings.tuned = None;
         let name = pair.name.clone();
-        let mut state = State::open(&self.out)?;
+        let state = State::open(&self.out)?;
         if let Some(notice) = &state.notice {
             ui::note(notice);
         }
-        let engine = Engine::start(self.engine.options(pair)?)?;
-        ui::check_times(engine.device(), self.emulated_times)?;
+        let mut options = self.engine.options(pair)?;
+        options.sequences_max = options.sequences_max.max(self.problems.concurrency);
+        let engine = Engine::start(options)?;
+        self.problems.check_times(&engine)?;
+        let timed = self.problems.timed.unwrap_or(TIMED).clamp(1, problems.len());
+        let mut session = Session {
+            engine,
+            sampling: self.sampling.overrides()?,
+            problems,
+            pace: Pace { timed, ..self.problems.pace() },
+            state,
+        };
 
-        let mut candidates = calibrate::judging();
-        let base = candidates[0].clone();
-        let mut rows = self.round(&engine, &problems, &mut state, &base, &candidates)?;
-        let chosen = chosen(&candidates, &rows)?;
-        candidates = calibrate::additions(&chosen);
-        rows = self.round(&engine, &problems, &mut state, &base, &candidates)?;
-        if let Some(all) = calibrate::together(&candidates, &rows) {
-            candidates.push(all);
-            rows = self.round(&engine, &problems, &mut state, &base, &candidates)?;
+        let base = Candidate::base();
+        let mut best = Timed { latency_s: session.begin(&base)?, candidate: base };
+        for candidates in [|_: &Candidate| calibrate::judging(), calibrate::additions] {
+            let from = best.candidate.clone();
+            let mut helped = session.round(&best, &candidates(&from))?;
+            let each: Vec<_> = helped.iter().map(|timed| timed.candidate.clone()).collect();
+            if let Some(all) = calibrate::together(&from, &each) {
+                helped.extend(session.round(&best, &[all])?);
+            }
+            helped.push(best);
+            best = helped
+                .into_iter()
+                .min_by(|a, b| a.latency_s.total_cmp(&b.latency_s))
+                .expect("what was best is among them");
         }
-        let Candidate { name: row, policy, options } = self::chosen(&candidates, &rows)?;
+        let Candidate { name: row, policy, options, .. } = best.candidate;
         let tuned = Tuned { pair: name, policy, options };
         let json = serde_json::to_string_pretty(&tuned)? + "\n";
         std::fs::write(&self.save, json).with_context(|| format!("--save {:?}", self.save))?;
         writeln!(std::io::stdout(), "chosen: {row}, kept in {}", self.save.display())?;
         Ok(())
     }
-
-    /// Runs what has no record yet and prints the table of a round.
-    fn round(
-        &self,
-        engine: &Engine,
-        problems: &[Problem],
-        state: &mut State,
-        base: &Candidate,
-        candidates: &[Candidate],
-    ) -> Result<Vec<Row>> {
-        let sampling = self.sampling.overrides()?;
-        let has_base = candidates.iter().any(|c| c.name == base.name);
-        let rows = if has_base { None } else { Some(base) };
-        let variants: Vec<_> = rows
-            .into_iter()
-            .chain(candidates)
-            .map(|c| Variant {
-                name: Some(c.name.clone()),
-                ..Variant::new(engine, c.policy, c.options.clone(), sampling.clone())
-            })
-            .collect();
-        state.check(&variants, problems)?;
-        let known = state.records().to_vec();
-        let jobs = drive::jobs(problems, &variants, &known);
-        ui::note(&format!("{} rows, {} requests to run", variants.len(), jobs.len()));
-        // One at a time: latencies decide.
-        let never = AtomicBool::new(false);
-        drive::run(engine, &jobs, 1, &never, &mut |record| state.push(record))?;
-        let rows = eval::rows(state.records(), &variants, problems);
-        writeln!(std::io::stdout(), "{}", table::markdown(&rows))?;
-        Ok(rows)
-    }
 }
 
-fn chosen(candidates: &[Candidate], rows: &[Row]) -> Result<Candidate> {
-    let row = calibrate::choose(rows).context("no row has latencies")?;
-    let name = row.name.as_deref().unwrap_or_default();
-    let found = candidates.iter().find(|c| c.name == name).cloned();
-    // The base wins without being a candidate of the round.
-    Ok(found.unwrap_or_else(|| calibrate::judging().swap_remove(0)))
+/// A candidate and its mean latency on the timed problems.
+struct Timed {
+    candidate: Candidate,
+    latency_s: f64,
+}
+
+/// What is measured with, and what was.
+struct Session {
+    engine: Engine,
+    sampling: SamplingOverrides,
+    problems: Vec<Problem>,
+    pace: Pace,
+    state: State,
+}
+
+impl Session {
+    /// Runs the base on all problems; gives its latency.
+    fn begin(&mut self, base: &Candidate) -> Result<f64> {
+        let (variant, all) = (self.variant(base), self.problems.len());
+        self.state.check(slice::from_ref(&variant), &self.problems)?;
+        self.measure(&variant, 0..all, self.pace)?;
+        let rows = self.rows(&[variant], self.pace.timed);
+        rows[0].latency_s.context("the base has no latency")
+    }
+
+    /// Times all candidates, then tries those faster than `best`: of every change the fastest that
+    /// is no worse than the base.
+    fn round(&mut self, best: &Timed, candidates: &[Candidate]) -> Result<Vec<Timed>> {
+        let mut variants = vec![self.variant(&Candidate::base())];
+        variants.extend(candidates.iter().map(|candidate| self.variant(candidate)));
+        self.state.check(&variants, &self.problems)?;
+        ui::note(&format!("{} candidates", candidates.len()));
+        for problem in 0..self.pace.timed {
+            // In turns, so that a machine that slows down slows all of them.
+            for variant in &variants {
+                self.measure(variant, problem..problem + 1, self.pace)?;
+            }
+        }
+        let rows = self.rows(&variants, self.pace.timed);
+        writeln!(std::io::stdout(), "{}", table::markdown(&rows))?;
+        let mut helped: Vec<Timed> = vec![];
+        for (candidate, latency_s) in calibrate::faster(candidates, &rows, best.latency_s) {
+            let is_taken = helped.iter().any(|timed| timed.candidate.change == candidate.change);
+            if !is_taken && (candidate.says_like(&best.candidate) || self.holds_up(candidate)?) {
+                helped.push(Timed { candidate: candidate.clone(), latency_s });
+            }
+        }
+        Ok(helped)
+    }
+
+    /// Whether a candidate answers no worse than the base, on as many problems as it takes to see.
+    fn holds_up(&mut self, candidate: &Candidate) -> Result<bool> {
+        let variants = [&Candidate::base(), candidate].map(|c| self.variant(c));
+        let mut done = self.pace.timed;
+        loop {
+            let row = self.rows(&variants, done).pop().context("a candidate has no records")?;
+            let (last, hopeless) = (done == self.problems.len(), calibrate::is_hopeless(&row));
+            if last || hopeless {
+                let fits = calibrate::is_no_worse(&row) && !hopeless;
+                let lost = row.vs_base.map_or(0.0, |paired| paired.accuracy);
+                let word = if fits { "no worse" } else { "worse" };
+                ui::note(&format!("{}: {lost:+.3} after {done} problems: {word}", candidate.name));
+                return Ok(fits);
+            }
+            let next = (done + CHUNK).min(self.problems.len());
+            self.measure(&variants[1], done..next, Pace { timed: 0, ..self.pace })?;
+            done = next;
+        }
+    }
+
+    /// Makes the records of some problems that are not there yet.
+    fn measure(&mut self, variant: &Variant, which: Range<usize>, pace: Pace) -> Result<()> {
+        let problems = &self.problems[which];
+        let key = variant.key();
+        for problem in problems {
+            let mine = |r: &&Record| r.id == problem.id && (!r.concurrent || pace.timed == 0);
+            let known: Vec<_> = self.state.records().iter().filter(mine).collect();
+            if !known.iter().any(|record| record.key() == key)
+                && let Some(copy) = known.iter().find_map(|r| calibrate::replay(r, variant))
+            {
+                self.state.push(copy)?;
+            }
+        }
+        let jobs = drive::jobs(problems, slice::from_ref(variant), self.state.records(), pace);
+        let never = AtomicBool::new(false);
+        let state = &mut self.state;
+        drive::run(&self.engine, &jobs, pace.concurrency, &never, &mut |r| state.push(r))?;
+        Ok(())
+    }
+
+    fn variant(&self, candidate: &Candidate) -> Variant {
+        let (policy, options) = (candidate.policy, candidate.options.clone());
+        let variant = Variant::new(&self.engine, policy, options, self.sampling.clone());
+        Variant { name: Some(candidate.name.clone()), ..variant }
+    }
+
+    /// Rows over the first problems.
+    fn rows(&self, variants: &[Variant], problems: usize) -> Vec<Row> {
+        eval::rows(self.state.records(), variants, &self.problems[..problems])
+    }
 }

@@ -1,14 +1,16 @@
 //! `forerun eval`: a table of policies on a file of problems.
 
 use super::EXIT_INTERRUPTED;
-use super::args::{EngineArgs, KnobArgs, PairArgs, PolicyArgs, SamplingArgs};
+use super::args::{self, EngineArgs, KnobArgs, PairArgs, PolicyArgs, SamplingArgs};
+use super::problems::ProblemArgs;
 use super::{ui, usage};
+use crate::config::DRAFT_AHEAD_MAX;
 use crate::engine::{Engine, Pair, PolicyOptions};
-use crate::eval::{self, Record, State, Variant, drive, problem, table};
+use crate::eval::{self, Record, State, Variant, drive, table};
 use crate::ids::Role;
-use crate::policy::{AnswerBy, PolicyKind, Proposer};
+use crate::policy::PolicyKind;
+use crate::sample::SamplingOverrides;
 use anyhow::{Context, Result, anyhow, bail};
-use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
@@ -24,17 +26,8 @@ const PROBLEMS_PER_LINE: usize = 10;
 /// Flags of the verb.
 #[derive(Debug, Args)]
 pub(super) struct EvalArgs {
-    /// Problems: JSON lines with `question` (or `problem`), `answer`, and `id` if they have one
-    #[arg(long, value_name = "FILE.jsonl", env = "FORERUN_DATA", hide_env_values = true)]
-    data: PathBuf,
-    /// Use only so many problems
-    #[arg(long, value_name = "N", env = "FORERUN_LIMIT", hide_env_values = true)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
-    limit: Option<usize>,
-    /// Skip so many problems first
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    #[arg(env = "FORERUN_OFFSET", hide_env_values = true)]
-    offset: usize,
+    #[command(flatten)]
+    problems: ProblemArgs,
     /// Keep every result in this file and go on from it; without one a broken-off run is lost
     #[arg(long, value_name = "STATE.jsonl", env = "FORERUN_OUT", hide_env_values = true)]
     out: Option<PathBuf>,
@@ -42,14 +35,6 @@ pub(super) struct EvalArgs {
     #[arg(short = 'o', long, visible_alias = "output", value_name = "FORMAT")]
     #[arg(default_value = "md", env = "FORERUN_FORMAT", hide_env_values = true)]
     format: Format,
-    /// Requests at the same time; with more than one there are no latencies
-    #[arg(long, value_name = "C", default_value_t = 1)]
-    #[arg(env = "FORERUN_CONCURRENCY", hide_env_values = true)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
-    concurrency: usize,
-    /// Measure on the software GPU too, whose times say nothing about a GPU
-    #[arg(long, env = "FORERUN_EMULATED_TIMES", hide_env_values = true)]
-    emulated_times: bool,
     /// Policies to compare [default: base,draft,specreason; base without a draft model]
     #[arg(long, value_name = "POLICY,…", value_delimiter = ',', help_heading = "Policy")]
     #[arg(env = "FORERUN_POLICY", hide_env_values = true)]
@@ -59,7 +44,8 @@ pub(super) struct EvalArgs {
     #[arg(value_delimiter = ',', help_heading = "Policy", allow_negative_numbers = true)]
     #[arg(env = "FORERUN_THRESHOLD", hide_env_values = true)]
     threshold: Vec<f32>,
-    /// A row of its own: NAME=FLAGS, the flags of its policy as `run` takes them; repeatable
+    /// A row of its own: NAME=FLAGS, flags of its policy, its sampling, --tuned and --draft-ahead
+    /// as `run` takes them, instead of those given for all rows; repeatable
     #[arg(long, value_name = "NAME=FLAGS", help_heading = "Policy", allow_hyphen_values = true)]
     #[arg(env = "FORERUN_ROW", hide_env_values = true)]
     #[arg(conflicts_with_all = ["policy", "threshold"])]
@@ -87,10 +73,12 @@ impl EvalArgs {
     /// Runs what has no record yet, and prints the table.
     pub(super) fn run(self) -> Result<ExitCode> {
         let sampling = self.sampling.overrides()?;
-        let problems = problem::read(&self.data, self.offset, self.limit)?;
+        let problems = self.problems.read()?;
         let mut pair = self.pair.resolve()?;
-        let asked = self.asked(&pair)?;
-        if !asked.iter().any(|row| runs_draft(row.policy, &row.options)) {
+        // What a calibration chose is given to rows, so that their records tell of it.
+        let tuned = pair.settings.tuned.take().map(|tuned| tuned.options).unwrap_or_default();
+        let asked = self.asked(&pair, &tuned)?;
+        if !asked.iter().any(|row| drive::runs_draft(row.policy, &row.options)) {
             // Nobody would ask it anything.
             pair.draft = None;
         }
@@ -103,34 +91,37 @@ impl EvalArgs {
         }
 
         let interrupt = Interrupt::install()?;
-        let mut options = self.engine.options(pair)?;
-        options.sequences_max = options.sequences_max.max(self.concurrency);
-        let engine = Engine::start(options)?;
-        ui::check_times(engine.device(), self.emulated_times)?;
-        let variants: Vec<_> = asked
-            .into_iter()
-            .map(|row| Variant {
-                name: row.name,
-                ..Variant::new(&engine, row.policy, row.options, sampling.clone())
-            })
-            .collect();
-        state.check(&variants, &problems)?;
-        let known = state.records().to_vec();
-        let jobs = drive::jobs(&problems, &variants, &known);
-        if !known.is_empty() {
-            let all = problems.len() * variants.len();
-            ui::note(&format!("{} of {all} results are there already", all - jobs.len()));
-        }
-        let mut progress = Progress::new(&variants, jobs.len());
-        interrupt.arm();
-        let ran = drive::run(&engine, &jobs, self.concurrency, &interrupt.stop, &mut |record| {
-            progress.add(&record);
-            state.push(record)
-        });
-        progress.end();
-        ran?;
-        if state.records().len() < known.len() + jobs.len() {
+        let mut variants = vec![];
+        // An engine drafts ahead or does not: rows that differ in it run one engine after another.
+        for rows in by_engine(asked) {
+            let mut options = self.engine.options(pair.clone())?;
+            options.draft_ahead = rows[0].1.draft_ahead.or(options.draft_ahead);
+            options.sequences_max = options.sequences_max.max(self.problems.concurrency);
+            let engine = Engine::start(options)?;
+            self.problems.check_times(&engine)?;
+            let places: Vec<_> = rows.iter().map(|(place, _)| *place).collect();
+            let mine = rows.into_iter().map(|(_, row)| row.variant(&engine, &sampling));
+            let mine: Vec<_> = mine.collect();
+            state.check(&mine, &problems)?;
+            let jobs = drive::jobs(&problems, &mine, state.records(), self.problems.pace());
+            if !state.records().is_empty() {
+                let all = problems.len() * mine.len();
+                ui::note(&format!("{} of {all} results are there already", all - jobs.len()));
+            }
+            let mut progress = Progress::new(&mine, jobs.len());
+            interrupt.arm();
+            let (concurrency, stop) = (self.problems.concurrency, &interrupt.stop);
+            let ran = drive::run(&engine, &jobs, concurrency, stop, &mut |record| {
+                progress.add(&record);
+                state.push(record)
+            });
+            progress.end();
+            ran?;
             let (done, all) = (progress.done, jobs.len());
+            variants.extend(places.into_iter().zip(mine));
+            if done == all {
+                continue;
+            }
             ui::note(&match &self.out {
                 Some(path) => format!(
                     "interrupted after {done} of {all} requests, all kept in {}; the same command \
@@ -144,15 +135,17 @@ impl EvalArgs {
             });
             return Ok(ExitCode::from(EXIT_INTERRUPTED));
         }
+        variants.sort_by_key(|(place, _)| *place);
+        let variants: Vec<_> = variants.into_iter().map(|(_, variant)| variant).collect();
         self.print(&eval::rows(state.records(), &variants, &problems), &variants)?;
         Ok(ExitCode::SUCCESS)
     }
 
     /// The rows, as named by `--row` or by policies and thresholds.
-    fn asked(&self, pair: &Pair) -> Result<Vec<Asked>> {
+    fn asked(&self, pair: &Pair, tuned: &PolicyOptions) -> Result<Vec<Asked>> {
         let mut rows: Vec<Asked> = vec![];
         for row in &self.row {
-            let row = Asked::parse(row, pair)?;
+            let row = Asked::parse(row, pair, &self.knobs.options(None)?.or(tuned))?;
             if rows.iter().any(|other| other.name == row.name) {
                 bail!("--row names {} twice", row.name.unwrap_or_default());
             }
@@ -162,7 +155,8 @@ impl EvalArgs {
             let judged = policy.judges() && !self.threshold.is_empty();
             let thresholds: Vec<_> = self.threshold.iter().copied().map(Some).collect();
             for threshold in if judged { thresholds } else { vec![None] } {
-                rows.push(Asked { name: None, policy, options: self.knobs.options(threshold)? });
+                let options = self.knobs.options(threshold)?.or(tuned);
+                rows.push(Asked { policy, options, ..Asked::default() });
             }
         }
         Ok(rows)
@@ -205,7 +199,7 @@ impl EvalArgs {
             Format::Json => {
                 let settings: Map<String, Value> =
                     variants.iter().map(|v| (v.key(), v.settings.clone().into())).collect();
-                let report = Report { rows, settings, data: self.data.display(), seed };
+                let report = Report { rows, settings, data: self.problems.data.display(), seed };
                 serde_json::to_writer_pretty(&mut out, &report)?;
                 writeln!(out)?;
             }
@@ -220,8 +214,8 @@ impl EvalArgs {
                     out,
                     "\n{} problems of {} from {} on, pair {}, seed {seed}, {} ({} threads)",
                     rows.first().map_or(0, |row| row.n),
-                    self.data.display(),
-                    self.offset,
+                    self.problems.data.display(),
+                    self.problems.offset,
                     word("pair").unwrap_or_default(),
                     word("processor").unwrap_or_default(),
                     word("threads").unwrap_or_default(),
@@ -233,10 +227,15 @@ impl EvalArgs {
 }
 
 /// A row that was asked for.
+#[derive(Default)]
 struct Asked {
     name: Option<String>,
     policy: PolicyKind,
     options: PolicyOptions,
+    /// What differs from the sampling of all rows.
+    sampling: SamplingOverrides,
+    /// What differs from the engine of all rows.
+    draft_ahead: Option<u32>,
 }
 
 /// The flags of a row.
@@ -245,28 +244,60 @@ struct Asked {
 struct RowFlags {
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[arg(long)]
+    tuned: Option<PathBuf>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=i64::from(DRAFT_AHEAD_MAX)))]
+    draft_ahead: Option<u32>,
 }
 
 impl Asked {
-    /// Reads `NAME=FLAGS`.
-    fn parse(row: &str, pair: &Pair) -> Result<Self> {
+    /// Reads `NAME=FLAGS`; what the flags leave open is as in `knobs`.
+    fn parse(row: &str, pair: &Pair, knobs: &PolicyOptions) -> Result<Self> {
         let parts = row.split_once('=').map(|(name, flags)| (name.trim(), flags));
         let Some((name, flags)) = parts.filter(|(name, _)| !name.is_empty()) else {
             bail!("--row: expected NAME=FLAGS, such as base=--policy base, got {row:?}");
         };
         let flags = RowFlags::try_parse_from(flags.split_whitespace());
-        let policy = flags.map_err(|e| anyhow!("--row {name}: {}", usage(&e)))?.policy;
-        let kind = policy.kind(pair).with_context(|| format!("--row {name}"))?;
-        let options = policy.options().with_context(|| format!("--row {name}"))?;
-        Ok(Self { name: Some(name.to_owned()), policy: kind, options })
+        let flags = flags.map_err(|e| anyhow!("--row {name}: {}", usage(&e)))?;
+        let RowFlags { mut policy, sampling, tuned, draft_ahead } = flags;
+        let context = || format!("--row {name}");
+        let tuned = tuned.as_deref().map(|path| args::tuned(path, pair)).transpose();
+        let tuned = tuned.with_context(context)?;
+        policy.policy = policy.policy.or(tuned.as_ref().map(|tuned| tuned.policy));
+        let below = tuned.map_or_else(|| knobs.clone(), |tuned| tuned.options.or(knobs));
+        Ok(Self {
+            name: Some(name.to_owned()),
+            policy: policy.kind(pair).with_context(context)?,
+            options: policy.options().with_context(context)?.or(&below),
+            sampling: sampling.overrides().with_context(context)?,
+            draft_ahead,
+        })
+    }
+
+    fn variant(self, engine: &Engine, sampling: &SamplingOverrides) -> Variant {
+        let sampling = self.sampling.or(sampling);
+        let mut variant = Variant::new(engine, self.policy, self.options, sampling);
+        variant.name = self.name;
+        if let Some(ahead) = self.draft_ahead {
+            // No token depends on it; what is wasted does.
+            variant.settings.insert("draft_ahead".to_owned(), ahead.into());
+        }
+        variant
     }
 }
 
-/// Whether anything is asked of the draft model.
-pub(super) fn runs_draft(policy: PolicyKind, options: &PolicyOptions) -> bool {
-    policy.uses(Role::Draft)
-        || options.answer_by == Some(AnswerBy::Draft)
-        || policy.speculates() && options.proposer != Some(Proposer::Ngram)
+/// Rows with their places in the table, in groups that one engine can run.
+fn by_engine(rows: Vec<Asked>) -> Vec<Vec<(usize, Asked)>> {
+    let mut groups: Vec<Vec<(usize, Asked)>> = vec![];
+    for (place, row) in rows.into_iter().enumerate() {
+        match groups.iter_mut().find(|group| group[0].1.draft_ahead == row.draft_ahead) {
+            Some(group) => group.push((place, row)),
+            None => groups.push(vec![(place, row)]),
+        }
+    }
+    groups
 }
 
 /// The object of `-o json`. Written without a detour over [`Value`], which would turn a threshold

@@ -16,6 +16,7 @@ mod eval;
 mod inspect;
 mod list;
 mod models;
+mod problems;
 mod pull;
 mod run;
 #[cfg(feature = "serve")]
@@ -75,6 +76,14 @@ enum Verb {
     /// Measure how fast one model reads and writes, in llama-bench's rows
     Bench(Box<bench::BenchArgs>),
     /// Choose a policy and its knobs for a pair from a file of problems
+    ///
+    /// In three rounds: how steps are judged, what helps beside that (windows of proposed tokens by
+    /// either proposer, as chains and trees, salvage, gates), and what helped taken together. All
+    /// candidates of a round are timed alone on the first --timed problems; the faster ones are
+    /// tried on the others, --concurrency at a time, until one is no worse than the base. A reply
+    /// that another threshold would not have changed is not written twice. How far the draft
+    /// writes ahead is not chosen: that is a matter of the engine, not of a request, and changes
+    /// no token; `eval --row` with --draft-ahead compares it.
     Calibrate(Box<calibrate::CalibrateArgs>),
     /// Measure what speculation costs here, and say whether it pays
     Doctor(Box<doctor::DoctorArgs>),

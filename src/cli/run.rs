@@ -1,11 +1,11 @@
 //! `forerun run`: answers one question and shows who wrote what.
 
 use super::args::{EngineArgs, PairArgs, PolicyArgs, SamplingArgs};
-use super::eval::runs_draft;
 use super::transcript::{Screen, Transcript};
 use super::ui::{Ink, Paint};
 use super::{EXIT_INTERRUPTED, summary, ui};
 use crate::engine::{Engine, Event, Events, Pair, Reply, Request};
+use crate::eval::drive;
 use crate::policy::FinishWhy;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -45,7 +45,10 @@ impl RunArgs {
         let mut pair = self.pair.resolve()?;
         let policy = self.policy.kind(&pair)?;
         let tuned = pair.settings.tuned.as_ref().map(|tuned| &tuned.options);
-        if !runs_draft(policy, &tuned.map_or_else(|| options.clone(), |tuned| options.or(tuned))) {
+        if !drive::runs_draft(
+            policy,
+            &tuned.map_or_else(|| options.clone(), |tuned| options.or(tuned)),
+        ) {
             // Nobody would ask it anything.
             pair.draft = None;
         }

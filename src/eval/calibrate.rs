@@ -1,20 +1,47 @@
 //! Choosing a policy and its knobs for a pair: the fastest that answers no worse than the base.
 //!
-//! Three rounds of rows over the same problems. The first asks how steps are to be judged
-//! (threshold, read-out, layout), the second what helps beside that, one addition at a time, the
-//! third takes together what helped alone. The base competes in all of them. Everything here is
-//! pure; records come from [`super::drive`].
+//! Candidates come in rounds: how steps are judged (threshold, read-out, layout), then what helps
+//! beside that, one addition at a time, then what helped taken together. A round first times all
+//! of its candidates alone on a few problems; then those that are faster than what is chosen so
+//! far are tried on more problems, fastest first, until one is no worse than the base. Where a
+//! candidate says what is chosen already says, nothing has to be tried ([`Candidate::says_like`]),
+//! and where a record's scores decide every step as another threshold would, that record is the
+//! other threshold's too ([`replay`]). Everything here is pure; records come from [`super::drive`].
 
+use super::drive::Variant;
+use super::record::Record;
 use super::table::Row;
 use crate::engine::{JudgeText, PolicyOptions};
-use crate::policy::{PolicyKind, Proposer};
+use crate::policy::{PolicyKind, Proposer, WindowSize};
 use crate::sample::Readout;
+use serde_json::json;
+
+/// What a candidate changes; of those that change the same, one is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// How steps are judged, if at all.
+    Judge,
+    /// Who proposes tokens, how many at a time and in one place.
+    Window,
+    /// Whether rejected steps are salvaged.
+    Salvage,
+    /// How short a step may be.
+    Merge,
+    /// How much a draft may hesitate.
+    Entropy,
+    /// How sure a draft has to be to go unscored.
+    Confidence,
+    /// Several of these.
+    Together,
+}
 
 /// A row of a round.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     /// Its name in tables and state files.
     pub name: String,
+    /// What it changes of the candidate it comes from.
+    pub change: Change,
     /// Who does what.
     pub policy: PolicyKind,
     /// Knobs.
@@ -23,17 +50,52 @@ pub struct Candidate {
 
 const THRESHOLDS: [f32; 4] = [3.0, 5.0, 7.0, 9.0];
 
-/// The base, and every way to judge.
+impl Candidate {
+    /// The base alone.
+    #[must_use]
+    pub fn base() -> Self {
+        let options = PolicyOptions::default();
+        Self { name: "base".into(), change: Change::Judge, policy: PolicyKind::Base, options }
+    }
+
+    /// Whether it says what `other` says, token by token: all they differ in is time.
+    #[must_use]
+    pub fn says_like(&self, other: &Self) -> bool {
+        let words = |candidate: &Self| {
+            let policy = match candidate.policy {
+                PolicyKind::SpecDecode => PolicyKind::Base,
+                PolicyKind::SpecReasonDecode => PolicyKind::SpecReason,
+                alone => alone,
+            };
+            let options = PolicyOptions {
+                proposer: None,
+                window: None,
+                branches: None,
+                salvage: false,
+                ..candidate.options.clone()
+            };
+            (policy, json!(options))
+        };
+        words(self) == words(other)
+    }
+
+    fn with(&self, what: &str, change: Change, add: impl FnOnce(&mut Self)) -> Self {
+        let mut row = Self { name: format!("{} + {what}", self.name), change, ..self.clone() };
+        add(&mut row);
+        row
+    }
+}
+
+/// Every way to judge.
 #[must_use]
 pub fn judging() -> Vec<Candidate> {
-    let base =
-        Candidate { name: "base".into(), policy: PolicyKind::Base, options: Default::default() };
-    let mut rows = vec![base];
+    let mut rows = vec![];
     for layout in ["turn", "prefix"] {
         for readout in [Readout::Greedy, Readout::Mean] {
             for threshold in THRESHOLDS {
                 rows.push(Candidate {
                     name: format!("{layout} {}@{threshold}", readout.name()),
+                    change: Change::Judge,
                     policy: PolicyKind::SpecReason,
                     options: PolicyOptions {
                         threshold: Some(threshold),
@@ -48,88 +110,94 @@ pub fn judging() -> Vec<Candidate> {
     rows
 }
 
-/// The chosen row with one thing more.
+/// What is chosen, with one thing more.
 #[must_use]
 pub fn additions(chosen: &Candidate) -> Vec<Candidate> {
-    let with = |what: &str, add: &dyn Fn(&mut Candidate)| {
-        let mut row = chosen.clone();
-        row.name = format!("{} + {what}", chosen.name);
-        add(&mut row);
-        row
-    };
     let speculating = match chosen.policy.judges() {
         true => PolicyKind::SpecReasonDecode,
         false => PolicyKind::SpecDecode,
     };
-    let mut rows = vec![chosen.clone()];
-    for (what, by) in [("draft", Proposer::Draft), ("n-gram", Proposer::Ngram)] {
-        rows.push(with(&format!("decode {what}"), &|row| {
-            (row.policy, row.options.proposer) = (speculating, Some(by));
+    let mut rows = vec![];
+    let windows = [
+        ("draft", Proposer::Draft, WindowSize::Auto, 1),
+        ("draft 2", Proposer::Draft, WindowSize::Fixed(2), 1),
+        ("draft 4", Proposer::Draft, WindowSize::Fixed(4), 1),
+        ("draft 4 x 2", Proposer::Draft, WindowSize::Fixed(4), 2),
+        ("n-gram", Proposer::Ngram, WindowSize::Auto, 1),
+        ("n-gram 4", Proposer::Ngram, WindowSize::Fixed(4), 1),
+        ("n-gram 8", Proposer::Ngram, WindowSize::Fixed(8), 1),
+        ("n-gram 8 x 2", Proposer::Ngram, WindowSize::Fixed(8), 2),
+    ];
+    for (what, by, window, branches) in windows {
+        rows.push(chosen.with(&format!("decode {what}"), Change::Window, |row| {
+            row.policy = speculating;
+            row.options.proposer = Some(by);
+            row.options.window = Some(window);
+            row.options.branches = Some(branches);
         }));
     }
-    if chosen.policy.judges() {
-        rows.push(with("salvage", &|row| row.options.salvage = true));
-        for tokens in [32, 64] {
-            rows.push(with(&format!("merge {tokens}"), &|row| {
-                row.options.gates.merge_tokens = Some(tokens);
-            }));
-        }
-        for nats in [0.5, 1.0, 2.0] {
-            rows.push(with(&format!("entropy {nats}"), &|row| {
-                row.options.gates.entropy_max = Some(nats);
-            }));
-        }
-        for p in [0.9, 0.95] {
-            rows.push(with(&format!("confidence {p}"), &|row| {
-                row.options.gates.confidence_min = Some(p);
-            }));
-        }
+    if !chosen.policy.judges() {
+        return rows;
+    }
+    rows.push(chosen.with("salvage", Change::Salvage, |row| row.options.salvage = true));
+    for tokens in [32, 64] {
+        rows.push(chosen.with(&format!("merge {tokens}"), Change::Merge, |row| {
+            row.options.gates.merge_tokens = Some(tokens);
+        }));
+    }
+    for nats in [0.5, 1.0, 2.0] {
+        rows.push(chosen.with(&format!("entropy {nats}"), Change::Entropy, |row| {
+            row.options.gates.entropy_max = Some(nats);
+        }));
+    }
+    for p in [0.9, 0.95] {
+        rows.push(chosen.with(&format!("confidence {p}"), Change::Confidence, |row| {
+            row.options.gates.confidence_min = Some(p);
+        }));
     }
     rows
 }
 
-/// The chosen row with everything that made it faster alone: of alternatives the fastest.
-///
-/// `rows` are the measured rows of `candidates`, whose first is the chosen one.
+/// What is chosen, with all of `helped`; `None` where that is nothing new.
 #[must_use]
-pub fn together(candidates: &[Candidate], rows: &[Row]) -> Option<Candidate> {
-    let (chosen, added) = candidates.split_first()?;
-    let latency = |name: &str| {
-        let row = rows.iter().find(|row| row.name.as_deref() == Some(name))?;
-        row.latency_s.filter(|_| is_no_worse(row))
-    };
-    let plain = latency(&chosen.name)?;
-    let faster = |pick: &dyn Fn(&Candidate) -> bool| {
-        let helped = added.iter().filter(|c| pick(c));
-        let timed = helped.filter_map(|c| Some((latency(&c.name)?, c))).filter(|t| t.0 < plain);
-        timed.min_by(|a, b| a.0.total_cmp(&b.0)).map(|t| t.1)
-    };
-    let mut all = chosen.clone();
-    let mut names = vec![chosen.name.clone()];
-    let mut take = |pick: &dyn Fn(&Candidate) -> bool, add: &dyn Fn(&mut Candidate, &Candidate)| {
-        if let Some(helped) = faster(pick) {
-            add(&mut all, helped);
-            names.push(helped.name.replace(&format!("{} + ", chosen.name), ""));
+pub fn together(chosen: &Candidate, helped: &[Candidate]) -> Option<Candidate> {
+    if helped.len() < 2 {
+        return None;
+    }
+    let prefix = format!("{} + ", chosen.name);
+    let names: Vec<_> = helped.iter().map(|c| c.name.replace(&prefix, "")).collect();
+    Some(chosen.with(&names.join(" + "), Change::Together, |all| {
+        for one in helped {
+            let (to, from) = (&mut all.options, &one.options);
+            match one.change {
+                Change::Judge | Change::Together => {}
+                Change::Window => {
+                    all.policy = one.policy;
+                    (to.proposer, to.window, to.branches) =
+                        (from.proposer, from.window, from.branches);
+                }
+                Change::Salvage => to.salvage = from.salvage,
+                Change::Merge => to.gates.merge_tokens = from.gates.merge_tokens,
+                Change::Entropy => to.gates.entropy_max = from.gates.entropy_max,
+                Change::Confidence => to.gates.confidence_min = from.gates.confidence_min,
+            }
         }
-    };
-    let gates = |c: &Candidate| c.options.gates;
-    let own = gates(chosen);
-    take(&|c| c.policy != chosen.policy, &|all, c| {
-        (all.policy, all.options.proposer) = (c.policy, c.options.proposer);
-    });
-    take(&|c| c.options.salvage && !chosen.options.salvage, &|all, _| all.options.salvage = true);
-    take(&|c| gates(c).merge_tokens != own.merge_tokens, &|all, c| {
-        all.options.gates.merge_tokens = gates(c).merge_tokens;
-    });
-    take(&|c| gates(c).entropy_max != own.entropy_max, &|all, c| {
-        all.options.gates.entropy_max = gates(c).entropy_max;
-    });
-    take(&|c| gates(c).confidence_min != own.confidence_min, &|all, c| {
-        all.options.gates.confidence_min = gates(c).confidence_min;
-    });
-    all.name = names.join(" + ");
-    // Of nothing or one thing there is a row already.
-    (names.len() > 2).then_some(all)
+    }))
+}
+
+/// The candidates that are faster than `than_s`, fastest first.
+#[must_use]
+pub fn faster<'a>(
+    candidates: &'a [Candidate],
+    rows: &[Row],
+    than_s: f64,
+) -> Vec<(&'a Candidate, f64)> {
+    let latency =
+        |c: &Candidate| rows.iter().find(|row| row.name.as_deref() == Some(&c.name))?.latency_s;
+    let mut all: Vec<_> = candidates.iter().filter_map(|c| Some((c, latency(c)?))).collect();
+    all.retain(|(_, s)| *s < than_s);
+    all.sort_by(|a, b| a.1.total_cmp(&b.1));
+    all
 }
 
 /// Whether a row's accuracy is not below the base's by more than the standard error of the
@@ -139,21 +207,52 @@ pub fn is_no_worse(row: &Row) -> bool {
     row.vs_base.is_none_or(|paired| paired.accuracy + paired.se >= 0.0)
 }
 
-/// The fastest row that is no worse than the base; `None` where there are no latencies.
+/// Whether a row is worse than the base by more than twice the standard error of the difference:
+/// more problems are not worth their time.
 #[must_use]
-pub fn choose(rows: &[Row]) -> Option<&Row> {
-    let timed = rows.iter().filter(|row| is_no_worse(row) && row.latency_s.is_some());
-    timed.min_by(|a, b| a.latency_s.unwrap_or(f64::MAX).total_cmp(&b.latency_s.unwrap_or(f64::MAX)))
+pub fn is_hopeless(row: &Row) -> bool {
+    row.vs_base.is_some_and(|paired| paired.accuracy + 2.0 * paired.se < 0.0)
+}
+
+/// The record of another threshold as one of `variant`, if that would have decided every step of
+/// the reply as was done.
+#[must_use]
+pub fn replay(record: &Record, variant: &Variant) -> Option<Record> {
+    let (old, new) = record.threshold.zip(variant.threshold())?;
+    let same = |name: &String| {
+        name == "threshold" || record.settings.get(name) == variant.settings.get(name)
+    };
+    let names = record.settings.keys().chain(variant.settings.keys());
+    // Under `prob` a score depends on the threshold it was read with.
+    let prob = variant.settings.get("score") == Some(&json!(Readout::Prob));
+    let complete = record.scores.len() as u32 == record.accepted + record.rewritten;
+    let decides_alike = record.scores.iter().all(|s| (*s >= old) == (*s >= new));
+    let stands = !prob && complete && decides_alike && names.into_iter().all(same);
+    stands.then(|| Record {
+        row: variant.name.clone(),
+        threshold: variant.threshold(),
+        settings: variant.settings.clone(),
+        ..record.clone()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::eval::table::Paired;
-    use crate::policy::Gates;
+    use crate::policy::{FinishWhy, Gates};
+    use crate::sample::SamplingOverrides;
 
-    fn row(name: &str, latency_s: f64, accuracy: f64, se: f64) -> Row {
-        let paired = Paired { accuracy, se, n: 50, gained: 0, lost: 0, speedup: None };
+    fn row(name: &str, latency_s: Option<f64>, vs_base: Option<(f64, f64)>) -> Row {
+        let paired = |(accuracy, se)| Paired {
+            accuracy,
+            se,
+            n: 50,
+            gained: 0,
+            lost: 0,
+            same: 0,
+            speedup: None,
+        };
         Row {
             name: Some(name.into()),
             policy: PolicyKind::SpecReason,
@@ -162,8 +261,10 @@ mod tests {
             accuracy: 0.5,
             accuracy_se: 0.07,
             n: 50,
-            latency_s: Some(latency_s),
-            latency_median_s: Some(latency_s),
+            timed: 50,
+            latency_s,
+            latency_median_s: latency_s,
+            latency_quartiles_s: None,
             tokens: 100.0,
             acceptance: None,
             draft_share: 0.0,
@@ -171,56 +272,128 @@ mod tests {
             agreement: None,
             salvaged: 0.0,
             ms: Default::default(),
-            vs_base: (name != "base").then_some(paired),
+            vs_base: vs_base.map(paired),
         }
     }
 
     #[test]
-    fn the_fastest_row_that_is_no_worse_is_chosen() {
-        let rows = [
-            row("base", 9.0, 0.0, 0.0),
-            row("fast and wrong", 1.0, -0.10, 0.04),
-            row("fast enough", 3.0, -0.02, 0.03),
-            row("slow", 5.0, 0.05, 0.03),
-        ];
-        assert_eq!(choose(&rows).unwrap().name.as_deref(), Some("fast enough"));
-        assert_eq!(choose(&rows[..2]).unwrap().name.as_deref(), Some("base"));
-        let concurrent = Row { latency_s: None, ..rows[0].clone() };
-        assert!(choose(&[concurrent]).is_none(), "no latency, no choice");
+    fn only_what_is_faster_is_tried_and_the_fastest_first() {
+        let candidates = judging();
+        let mut rows: Vec<_> = candidates.iter().map(|c| row(&c.name, Some(9.0), None)).collect();
+        (rows[4].latency_s, rows[7].latency_s, rows[2].latency_s) = (Some(3.0), Some(2.0), None);
+        let names: Vec<_> =
+            faster(&candidates, &rows, 9.0).iter().map(|f| f.0.name.as_str()).collect();
+        assert_eq!(names, [candidates[7].name.as_str(), candidates[4].name.as_str()]);
+        assert!(faster(&candidates, &rows, 2.0).is_empty());
     }
 
     #[test]
-    fn every_round_keeps_what_it_starts_from() {
-        let judging = judging();
-        assert_eq!(judging.len(), 1 + 2 * 2 * THRESHOLDS.len());
-        assert!(judging.iter().all(|c| !c.options.gates.any()));
-        let added = additions(&judging[3]);
-        assert_eq!(added[0].name, judging[3].name);
-        let names: std::collections::HashSet<_> = added.iter().map(|c| &c.name).collect();
-        assert_eq!(names.len(), added.len(), "names tell rows apart");
-        assert_eq!(additions(&judging[0]).len(), 3, "the base has nothing to gate");
+    fn a_loss_within_its_error_is_none_and_one_beyond_twice_of_it_is_hopeless() {
+        for (vs_base, no_worse, hopeless) in [
+            (None, true, false),
+            (Some((0.1, 0.02)), true, false),
+            (Some((-0.02, 0.03)), true, false),
+            (Some((-0.05, 0.03)), false, false),
+            (Some((-0.10, 0.04)), false, true),
+        ] {
+            let row = row("a", None, vs_base);
+            assert_eq!((is_no_worse(&row), is_hopeless(&row)), (no_worse, hopeless), "{vs_base:?}");
+        }
+    }
+
+    #[test]
+    fn additions_that_change_no_token_are_known() {
+        let judged = &judging()[3];
+        let changes = |chosen: &Candidate| -> Vec<_> {
+            additions(chosen).iter().map(|c| (c.change, c.says_like(chosen))).collect()
+        };
+        for (change, alike) in changes(judged) {
+            assert_eq!(alike, matches!(change, Change::Window | Change::Salvage), "{change:?}");
+        }
+        let base = Candidate::base();
+        assert!(changes(&base).iter().all(|c| *c == (Change::Window, true)));
+        assert!(!base.says_like(judged) && !judging()[0].says_like(judged));
+        let names: std::collections::HashSet<_> =
+            additions(judged).into_iter().map(|c| c.name).collect();
+        assert_eq!(names.len(), additions(judged).len(), "names tell rows apart");
     }
 
     #[test]
     fn what_helped_alone_is_taken_together() {
-        let candidates = additions(&judging()[3]);
-        let chosen = candidates[0].name.clone();
-        let rows: Vec<_> = candidates
-            .iter()
-            .map(|c| match c.name.strip_prefix(&format!("{chosen} + ")) {
-                None => row(&c.name, 4.0, 0.0, 0.0),
-                Some("decode n-gram") => row(&c.name, 3.0, 0.0, 0.0),
-                Some("decode draft") => row(&c.name, 3.5, 0.0, 0.0),
-                Some("merge 64") => row(&c.name, 3.9, 0.0, 0.0),
-                Some("confidence 0.9") => row(&c.name, 1.0, -0.2, 0.05),
-                Some(_) => row(&c.name, 4.5, 0.0, 0.0),
-            })
-            .collect();
-        let all = together(&candidates, &rows).unwrap();
-        assert_eq!(all.policy, PolicyKind::SpecReasonDecode);
-        assert_eq!(all.options.proposer, Some(Proposer::Ngram));
-        assert_eq!(all.options.gates, Gates { merge_tokens: Some(64), ..Gates::default() });
-        assert_eq!(all.name, format!("{chosen} + decode n-gram + merge 64"));
-        assert!(together(&candidates[..1], &rows).is_none(), "nothing to take together");
+        let chosen = &judging()[3];
+        let all = additions(chosen);
+        let named = |what: &str| {
+            all.iter().find(|c| c.name.ends_with(&format!("+ {what}"))).expect(what).clone()
+        };
+        let helped = [named("decode n-gram 8 x 2"), named("salvage"), named("merge 64")];
+        let both = together(chosen, &helped).unwrap();
+        assert_eq!(both.policy, PolicyKind::SpecReasonDecode);
+        assert_eq!(both.options.proposer, Some(Proposer::Ngram));
+        assert_eq!(both.options.window, Some(WindowSize::Fixed(8)));
+        assert_eq!((both.options.branches, both.options.salvage), (Some(2), true));
+        assert_eq!(both.options.gates, Gates { merge_tokens: Some(64), ..Gates::default() });
+        assert_eq!(both.options.threshold, chosen.options.threshold);
+        assert_eq!(
+            both.name,
+            format!("{} + decode n-gram 8 x 2 + salvage + merge 64", chosen.name)
+        );
+        assert!(together(chosen, &helped[..1]).is_none(), "there is a row of it");
+    }
+
+    #[test]
+    fn a_record_stands_for_every_threshold_that_decides_alike() {
+        let variant = |readout: Readout, threshold: f32| Variant {
+            name: Some(format!("at {threshold}")),
+            policy: PolicyKind::SpecReason,
+            options: PolicyOptions { threshold: Some(threshold), ..PolicyOptions::default() },
+            sampling: SamplingOverrides::default(),
+            judge: None,
+            settings: json!({"score": readout, "threshold": threshold})
+                .as_object()
+                .unwrap()
+                .clone(),
+        };
+        let made = variant(Readout::Greedy, 7.0);
+        let record = Record {
+            id: "1".into(),
+            row: made.name.clone(),
+            policy: made.policy,
+            threshold: made.threshold(),
+            correct: true,
+            answer: None,
+            finish: FinishWhy::Stop,
+            tokens: 10,
+            draft_tokens: 5,
+            wasted: 5,
+            proposed: 0,
+            matched: 0,
+            salvaged: 0,
+            scores: vec![9.0, 5.0, 7.0],
+            accepted: 2,
+            rewritten: 1,
+            ms: Default::default(),
+            total_ms: 1.0,
+            concurrent: false,
+            seed: 0,
+            reply: "x".into(),
+            problem: "p".into(),
+            settings: made.settings.clone(),
+        };
+        for (threshold, stands) in [(5.0, false), (5.5, true), (7.0, true), (7.5, false)] {
+            let other = variant(Readout::Greedy, threshold);
+            let copy = replay(&record, &other);
+            assert_eq!(copy.is_some(), stands, "{threshold}");
+            if let Some(copy) = copy {
+                assert_eq!((copy.row, copy.threshold), (other.name, Some(threshold)));
+                assert_eq!((copy.settings, copy.reply), (other.settings, record.reply.clone()));
+            }
+        }
+        let mean = variant(Readout::Mean, 6.0);
+        assert!(replay(&record, &mean).is_none(), "another read-out reads other scores");
+        let partial = Record { scores: vec![9.0], ..record.clone() };
+        assert!(replay(&partial, &variant(Readout::Greedy, 6.0)).is_none(), "not all are known");
+        let prob = variant(Readout::Prob, 7.0);
+        let record = Record { settings: prob.settings.clone(), ..record };
+        assert!(replay(&record, &variant(Readout::Prob, 6.0)).is_none());
     }
 }

@@ -8,7 +8,8 @@ use super::record::{self, Record};
 use super::{EvalError, fingerprint};
 use crate::config;
 use crate::engine::{Engine, ModelSource, PolicyOptions, Request};
-use crate::policy::PolicyKind;
+use crate::ids::Role;
+use crate::policy::{AnswerBy, PolicyKind, Proposer};
 use crate::sample::{CUTOFF, SamplingOverrides};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -46,7 +47,7 @@ impl Variant {
         let mut set = |name: &str, value: Value| settings.insert(name.to_owned(), value);
         set("pair", json!(pair.name));
         set("base", json!(file_name(&pair.base)));
-        if let Some(draft) = pair.draft.as_ref().filter(|_| policy != PolicyKind::Base) {
+        if let Some(draft) = pair.draft.as_ref().filter(|_| runs_draft(policy, &options)) {
             set("draft", json!(file_name(draft)));
         }
         set("device", json!(engine.device().kind));
@@ -69,7 +70,7 @@ impl Variant {
             set("score", json!(options.readout.unwrap_or(pair.settings.readout)));
             set("score_cutoff", short(&options.cutoff.unwrap_or(CUTOFF)));
             set("judge", json!(judge.layout()));
-            set("judge_text", json!(fingerprint(&[&json!(judge).to_string()])));
+            set("judge_text", json!(fingerprint([json!(judge).to_string()])));
             set("first_n", json!(options.first_n.unwrap_or(0)));
             set("step_logprobs", json!(options.step_logprobs));
             if options.salvage {
@@ -94,11 +95,25 @@ impl Variant {
         self.options.threshold.filter(|_| self.policy.judges())
     }
 
+    /// Whether tokens are drawn as `other` draws them.
+    #[must_use]
+    pub fn draws_like(&self, other: &Self) -> bool {
+        self.settings.get("sampling") == other.settings.get("sampling")
+    }
+
     /// The name of the row.
     #[must_use]
     pub fn key(&self) -> String {
         record::key(self.name.as_deref(), self.policy, self.threshold())
     }
+}
+
+/// Whether anything is asked of the draft model.
+#[must_use]
+pub fn runs_draft(policy: PolicyKind, options: &PolicyOptions) -> bool {
+    policy.uses(Role::Draft)
+        || options.answer_by == Some(AnswerBy::Draft)
+        || policy.speculates() && options.proposer != Some(Proposer::Ngram)
 }
 
 /// A value as its shortest text reads: 0.6 for the `f32` nearest to it. Only such numbers come back
@@ -118,6 +133,15 @@ fn file_name(source: &ModelSource) -> String {
     }
 }
 
+/// How many requests run at the same time, and which run alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Requests at the same time.
+    pub concurrency: usize,
+    /// Of the first so many problems latencies are wanted: their requests run alone.
+    pub timed: usize,
+}
+
 /// One request to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
@@ -125,28 +149,54 @@ pub struct Job<'a> {
     pub problem: &'a Problem,
     /// The row it counts for.
     pub variant: &'a Variant,
+    /// Whether nothing else may run meanwhile.
+    pub alone: bool,
 }
 
-/// What is left to do: every problem under every variant, but for what has a record.
+/// What is left to do, problem by problem: what has no record, or no latency where one is wanted.
 #[must_use]
 pub fn jobs<'a>(
     problems: &'a [Problem],
     variants: &'a [Variant],
     records: &[Record],
+    pace: Pace,
 ) -> Vec<Job<'a>> {
-    let done: HashSet<_> = records.iter().map(|r| (r.id.as_str(), r.key())).collect();
-    let all = problems.iter().flat_map(|p| variants.iter().map(move |v| (p, v)));
-    all.filter(|(p, v)| !done.contains(&(p.id.as_str(), v.key())))
-        .map(|(problem, variant)| Job { problem, variant })
-        .collect()
+    let done: HashSet<_> = records.iter().map(|r| (r.id.as_str(), r.key(), r.concurrent)).collect();
+    let is_done = |problem: &Problem, variant: &Variant, timed: bool| {
+        let has = |concurrent| done.contains(&(problem.id.as_str(), variant.key(), concurrent));
+        has(false) || has(true) && !timed
+    };
+    let mut jobs = vec![];
+    for (i, problem) in problems.iter().enumerate() {
+        let timed = i < pace.timed;
+        let left = variants.iter().filter(|variant| !is_done(problem, variant, timed));
+        let alone = timed || pace.concurrency == 1;
+        jobs.extend(left.map(|variant| Job { problem, variant, alone }));
+    }
+    jobs
 }
 
-/// Runs jobs, `concurrency` at a time, and hands each record to `done` as it is made. Once `stop`
-/// is set no job is begun, and those in progress end as usual.
+/// Runs jobs in order, those that may have company `concurrency` at a time, and hands each record
+/// to `done` as it is made. Once `stop` is set no job is begun, and those in progress end as usual.
 ///
 /// # Errors
 /// The first request that fails, or whatever `done` returns; jobs in progress end before.
 pub fn run(
+    engine: &Engine,
+    jobs: &[Job<'_>],
+    concurrency: usize,
+    stop: &AtomicBool,
+    done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
+) -> Result<(), EvalError> {
+    for jobs in jobs.chunk_by(|a, b| a.alone == b.alone) {
+        let concurrency = if jobs[0].alone { 1 } else { concurrency };
+        run_equal(engine, jobs, concurrency, stop, done)?;
+    }
+    Ok(())
+}
+
+/// Runs jobs that are all alone or all in company.
+fn run_equal(
     engine: &Engine,
     jobs: &[Job<'_>],
     concurrency: usize,
@@ -163,7 +213,7 @@ pub fn run(
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) && !failed.load(Ordering::Relaxed) {
                     let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                    if sender.send(one(engine, job, concurrency > 1)).is_err() {
+                    if sender.send(one(engine, job)).is_err() {
                         break;
                     }
                 }
@@ -183,8 +233,8 @@ pub fn run(
     })
 }
 
-fn one(engine: &Engine, job: &Job<'_>, concurrent: bool) -> Result<Record, EvalError> {
-    let Job { problem, variant } = *job;
+fn one(engine: &Engine, job: &Job<'_>) -> Result<Record, EvalError> {
+    let Job { problem, variant, alone } = *job;
     let mut sampling = variant.sampling.clone();
     sampling.seed = Some(sampling.seed.unwrap_or(0).wrapping_add(problem.index as u64));
     let request = Request {
@@ -198,5 +248,5 @@ fn one(engine: &Engine, job: &Job<'_>, concurrent: bool) -> Result<Record, EvalE
         policy: variant.key(),
         source,
     })?;
-    Ok(Record::new(problem, variant, &reply, concurrent))
+    Ok(Record::new(problem, variant, &reply, !alone))
 }

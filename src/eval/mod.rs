@@ -87,11 +87,11 @@ pub enum EvalError {
     },
 }
 
-/// A short name of a text, the same on every machine and in every version: 64-bit FNV-1a.
-fn fingerprint(texts: &[&str]) -> String {
+/// A short name of some texts, the same on every machine and in every version: 64-bit FNV-1a.
+fn fingerprint(texts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
     for text in texts {
-        hash.write(text.as_bytes());
+        hash.write(text.as_ref());
         // A byte that UTF-8 never holds keeps ("ab", "c") apart from ("a", "bc").
         hash.write(&[0xff]);
     }

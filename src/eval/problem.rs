@@ -26,7 +26,7 @@ impl Problem {
     /// A short name of what is asked and expected, by which a record knows its problem again.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        fingerprint(&[&self.question, &self.answer])
+        fingerprint([&self.question, &self.answer])
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is remembered of one problem under one policy.
 
 use super::drive::Variant;
+use super::fingerprint;
 use super::problem::Problem;
 use crate::engine::Reply;
 use crate::policy::{FinishWhy, PolicyKind};
@@ -44,6 +45,9 @@ pub struct Record {
     /// Tokens of rejected steps the base wrote again.
     #[serde(default)]
     pub salvaged: u32,
+    /// Scores of drafted steps, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<f32>,
     /// Steps scored and accepted.
     pub accepted: u32,
     /// Steps scored and rewritten.
@@ -56,6 +60,9 @@ pub struct Record {
     pub concurrent: bool,
     /// Seed of this request.
     pub seed: u64,
+    /// A short name of the reply's tokens: equal where they are. Empty in older files.
+    #[serde(default)]
+    pub reply: String,
     /// Which question and reference answer this was: [`Problem::fingerprint`].
     pub problem: String,
     /// What the reply depends on besides.
@@ -82,12 +89,14 @@ impl Record {
             proposed: tokens.proposed,
             matched: tokens.matched,
             salvaged: tokens.salvaged,
+            scores: reply.steps.iter().filter_map(|step| step.score).collect(),
             accepted: reply.accepted,
             rewritten: reply.rewritten,
             ms: Phase::ALL.iter().map(|p| (p.name().to_owned(), reply.phase(*p).ms)).collect(),
             total_ms: reply.total_ms,
             concurrent,
             seed: reply.settings.seed,
+            reply: fingerprint(reply.ids.iter().map(|id| id.0.to_le_bytes())),
             problem: problem.fingerprint(),
             settings: variant.settings.clone(),
         }

@@ -31,10 +31,14 @@ pub struct Row {
     pub accuracy_se: f64,
     /// Problems.
     pub n: usize,
-    /// Mean time of a request; `null` when requests ran at the same time.
+    /// Problems whose request ran alone: latencies and phases are theirs.
+    pub timed: usize,
+    /// Mean time of a request; `null` where none ran alone.
     pub latency_s: Option<f64>,
     /// Median of the same.
     pub latency_median_s: Option<f64>,
+    /// The quartiles around it, by linear interpolation.
+    pub latency_quartiles_s: Option<[f64; 2]>,
     /// Mean tokens written and kept.
     pub tokens: f64,
     /// Share of scored steps that were accepted; `null` where nothing was scored.
@@ -47,7 +51,7 @@ pub struct Row {
     pub agreement: Option<f64>,
     /// Mean tokens of rejected steps that the base wrote again.
     pub salvaged: f64,
-    /// Mean milliseconds by phase.
+    /// Mean milliseconds by phase: of requests that ran alone, if any did.
     pub ms: BTreeMap<String, f64>,
     /// Against the base alone, where it ran on the same problems.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +71,9 @@ pub struct Paired {
     pub gained: usize,
     /// Problems only the base solves.
     pub lost: usize,
-    /// The base's mean time over this row's; `null` when requests ran at the same time.
+    /// Problems with the base's own reply, token by token.
+    pub same: usize,
+    /// The base's mean time over this row's, on problems where both ran alone.
     pub speedup: Option<f64>,
 }
 
@@ -75,28 +81,43 @@ pub struct Paired {
 #[must_use]
 pub fn rows(records: &[Record], variants: &[Variant], problems: &[Problem]) -> Vec<Row> {
     let ids: HashSet<_> = problems.iter().map(|p| p.id.as_str()).collect();
-    let of = |key: &str| -> Vec<&Record> {
-        let mut seen = HashSet::new();
+    let of = |variant: &Variant| {
+        let key = variant.key();
         let mine = records.iter().filter(|r| ids.contains(r.id.as_str()) && r.key() == key);
-        mine.filter(|r| seen.insert(r.id.as_str())).collect()
+        let mine: Vec<_> = mine.collect();
+        let alone = once(mine.iter().copied().filter(|r| !r.concurrent));
+        // What ran alone counts first: where a window is chosen by time, counts depend on it.
+        (once(alone.iter().chain(&mine).copied()), alone)
     };
-    let base = variants.iter().find(|v| v.policy == PolicyKind::Base).map(|v| of(&v.key()));
     let mut rows = vec![];
     for variant in variants {
-        let mine = of(&variant.key());
+        let mine = of(variant);
         let Some(mut row) = row(&mine, variant) else { continue };
         if variant.policy != PolicyKind::Base {
-            row.vs_base = base.as_deref().and_then(|base| paired(&mine, base));
+            let is_base = |v: &&Variant| v.policy == PolicyKind::Base && v.draws_like(variant);
+            let base = variants.iter().find(is_base).map(of);
+            row.vs_base = base.and_then(|base| paired(&mine, &base));
         }
         rows.push(row);
     }
     rows
 }
 
-fn row(records: &[&Record], variant: &Variant) -> Option<Row> {
+/// The records of a row, one a problem, and those of them that were made alone.
+type Records<'a> = (Vec<&'a Record>, Vec<&'a Record>);
+
+/// The first record of every problem.
+fn once<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<&'a Record> {
+    let mut seen = HashSet::new();
+    records.filter(|r| seen.insert(r.id.as_str())).collect()
+}
+
+fn row((records, alone): &Records<'_>, variant: &Variant) -> Option<Row> {
     if records.is_empty() {
         return None;
     }
+    let timed = if alone.is_empty() { records } else { alone };
+    let times = sorted_s(alone);
     let n = records.len() as f64;
     let sum =
         |value: fn(&Record) -> u32| -> f64 { records.iter().map(|r| f64::from(value(r))).sum() };
@@ -105,7 +126,8 @@ fn row(records: &[&Record], variant: &Variant) -> Option<Row> {
     let scored = accepted + rewritten;
     let tokens = sum(|r| r.tokens);
     let phase = |name: &str| -> f64 {
-        records.iter().map(|r| r.ms.get(name).copied().unwrap_or(0.0)).sum::<f64>() / n
+        let ms = timed.iter().map(|r| r.ms.get(name).copied().unwrap_or(0.0));
+        ms.sum::<f64>() / timed.len() as f64
     };
     let proposed = sum(|r| r.proposed);
     Some(Row {
@@ -116,8 +138,12 @@ fn row(records: &[&Record], variant: &Variant) -> Option<Row> {
         accuracy,
         accuracy_se: standard_error(accuracy, records.len()),
         n: records.len(),
-        latency_s: mean_s(records),
-        latency_median_s: median_s(records),
+        timed: alone.len(),
+        latency_s: mean(&times),
+        latency_median_s: quantile(&times, 0.5),
+        latency_quartiles_s: quantile(&times, 0.25)
+            .zip(quantile(&times, 0.75))
+            .map(|(low, high)| [low, high]),
         tokens: tokens / n,
         acceptance: (scored > 0.0).then(|| accepted / scored),
         draft_share: if tokens > 0.0 { sum(|r| r.draft_tokens) / tokens } else { 0.0 },
@@ -135,29 +161,31 @@ pub fn standard_error(p: f64, n: usize) -> f64 {
     if n == 0 { 0.0 } else { (p * (1.0 - p) / n as f64).sqrt() }
 }
 
-fn mean_s(records: &[&Record]) -> Option<f64> {
-    let alone = !records.is_empty() && records.iter().all(|r| !r.concurrent);
-    alone.then(|| records.iter().map(|r| r.total_ms).sum::<f64>() / 1e3 / records.len() as f64)
-}
-
-fn median_s(records: &[&Record]) -> Option<f64> {
-    if records.iter().any(|r| r.concurrent) {
-        return None;
-    }
+fn sorted_s(records: &[&Record]) -> Vec<f64> {
     let mut times: Vec<_> = records.iter().map(|r| r.total_ms / 1e3).collect();
     times.sort_by(f64::total_cmp);
-    let middle = times.len() / 2;
-    match times.len() % 2 {
-        _ if times.is_empty() => None,
-        0 => Some(f64::midpoint(times[middle - 1], times[middle])),
-        _ => Some(times[middle]),
-    }
+    times
 }
 
-fn paired(mine: &[&Record], base: &[&Record]) -> Option<Paired> {
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// A quantile of sorted values, by linear interpolation between the two around it.
+fn quantile(sorted: &[f64], p: f64) -> Option<f64> {
+    let at = p * (sorted.len().checked_sub(1)? as f64);
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    Some(low + (high - low) * at.fract())
+}
+
+/// Pairs of records of the same problem.
+fn both<'a>(mine: &[&'a Record], base: &[&'a Record]) -> Vec<(&'a Record, &'a Record)> {
     let base: HashMap<_, _> = base.iter().map(|r| (r.id.as_str(), *r)).collect();
-    let pairs: Vec<(&Record, &Record)> =
-        mine.iter().filter_map(|r| Some((*r, *base.get(r.id.as_str())?))).collect();
+    mine.iter().filter_map(|r| Some((*r, *base.get(r.id.as_str())?))).collect()
+}
+
+fn paired(mine: &Records<'_>, base: &Records<'_>) -> Option<Paired> {
+    let pairs = both(&mine.0, &base.0);
     if pairs.is_empty() {
         return None;
     }
@@ -167,15 +195,18 @@ fn paired(mine: &[&Record], base: &[&Record]) -> Option<Paired> {
     let accuracy = (gained as f64 - lost as f64) / n;
     // The differences are -1, 0 and 1: their mean square is the share of problems that differ.
     let variance = (gained + lost) as f64 / n - accuracy * accuracy;
-    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
-    let speedup = mean_s(&theirs).zip(mean_s(&ours)).map(|(theirs, ours)| theirs / ours);
+    let same = pairs.iter().filter(|(m, b)| !m.reply.is_empty() && m.reply == b.reply).count();
+    let timed = both(&mine.1, &base.1);
+    let sum = |of: fn(&(&Record, &Record)) -> f64| -> f64 { timed.iter().map(of).sum() };
+    let (ours, theirs) = (sum(|t| t.0.total_ms), sum(|t| t.1.total_ms));
     Some(Paired {
         accuracy,
         se: (variance.max(0.0) / n).sqrt(),
         n: pairs.len(),
         gained,
         lost,
-        speedup,
+        same,
+        speedup: (!timed.is_empty()).then(|| theirs / ours),
     })
 }
 
@@ -188,7 +219,9 @@ pub fn markdown(rows: &[Row]) -> String {
         "n",
         "accuracy",
         "vs base",
-        "latency s (median)",
+        "same reply",
+        "timed",
+        "latency s (quartiles)",
         "speed-up",
         "tokens",
         "wasted",
@@ -214,8 +247,8 @@ pub fn markdown(rows: &[Row]) -> String {
 fn cells(row: &Row) -> Vec<String> {
     let dash = || "-".to_owned();
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-    let latency = match (row.latency_s, row.latency_median_s) {
-        (Some(mean), Some(median)) => format!("{mean:.3} ({median:.3})"),
+    let latency = match (row.latency_median_s, row.latency_quartiles_s) {
+        (Some(median), Some([low, high])) => format!("{median:.3} ({low:.3} to {high:.3})"),
         _ => "n/a (concurrent)".to_owned(),
     };
     let mut cells = vec![
@@ -224,6 +257,8 @@ fn cells(row: &Row) -> Vec<String> {
         row.n.to_string(),
         format!("{:.3} ± {:.3}", row.accuracy, row.accuracy_se),
         row.vs_base.map_or_else(dash, |p| format!("{:+.3} ± {:.3}", p.accuracy, p.se)),
+        row.vs_base.map_or_else(dash, |p| format!("{} of {}", p.same, p.n)),
+        row.timed.to_string(),
         latency,
         row.vs_base.and_then(|p| p.speedup).map_or_else(dash, |s| format!("{s:.2}")),
         format!("{:.1}", row.tokens),

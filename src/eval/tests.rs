@@ -1,5 +1,6 @@
 //! Claims about the pure parts: rows, records, tables.
 
+use super::drive::Pace;
 use super::*;
 use crate::engine::PolicyOptions;
 use crate::policy::{FinishWhy, PolicyKind};
@@ -40,16 +41,21 @@ fn record(problem: &Problem, variant: &Variant, correct: bool, total_ms: f64) ->
         proposed: 8,
         matched: 6,
         salvaged: 2,
+        scores: vec![7.3, 8.0, 1.5],
         accepted: 2,
         rewritten: 1,
         ms: BTreeMap::from([("draft".to_owned(), 8.0)]),
         total_ms,
         concurrent: false,
         seed: 0,
+        reply: "same".into(),
         problem: problem.fingerprint(),
         settings: variant.settings.clone(),
     }
 }
+
+/// One request at a time.
+const ALONE: Pace = Pace { concurrency: 1, timed: 0 };
 
 /// A state file in a folder that lives as long as the first value.
 fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -114,8 +120,8 @@ fn offset_and_limit_keep_the_index_of_the_file() {
 fn fingerprints_are_fnv_1a() {
     // The published 64-bit FNV-1a of "foobar", continued by the byte that ends a text.
     let after = (0x8594_4171_f739_67e8_u64 ^ 0xff).wrapping_mul(0x0100_0000_01b3);
-    assert_eq!(fingerprint(&["foobar"]), format!("{after:016x}"));
-    assert_ne!(fingerprint(&["ab", "c"]), fingerprint(&["a", "bc"]));
+    assert_eq!(fingerprint(["foobar"]), format!("{after:016x}"));
+    assert_ne!(fingerprint(["ab", "c"]), fingerprint(["a", "bc"]));
 }
 
 #[test]
@@ -214,12 +220,31 @@ fn only_what_has_no_record_is_left_to_do_problem_by_problem() {
         variant(PolicyKind::SpecReason, Some(5.0)),
     ];
     let done = [record(&problems[0], &variants[1], true, 1.0)];
-    let left: Vec<_> = drive::jobs(&problems, &variants, &done)
+    let left: Vec<_> = drive::jobs(&problems, &variants, &done, ALONE)
         .iter()
         .map(|job| format!("{} {}", job.problem.id, job.variant.key()))
         .collect();
     let expected = ["#1 base", "#1 specreason@5", "#2 base", "#2 specreason@3", "#2 specreason@5"];
     assert_eq!(left, expected);
+}
+
+#[test]
+fn a_problem_that_ran_in_company_runs_again_where_its_latency_is_wanted() {
+    let (problems, base) = (problems(4), [variant(PolicyKind::Base, None)]);
+    let mut done: Vec<_> = problems
+        .iter()
+        .take(3)
+        .map(|p| Record { concurrent: true, ..record(p, &base[0], true, 1.0) })
+        .collect();
+    let left = |records: &[Record], concurrency, timed| -> Vec<_> {
+        let jobs = drive::jobs(&problems, &base, records, Pace { concurrency, timed });
+        jobs.iter().map(|job| (job.problem.index, job.alone)).collect()
+    };
+    assert_eq!(left(&done, 8, 0), [(3, false)]);
+    assert_eq!(left(&done, 1, 0), [(3, true)]);
+    assert_eq!(left(&done, 8, 2), [(0, true), (1, true), (3, false)]);
+    done.push(record(&problems[0], &base[0], true, 1.0));
+    assert_eq!(left(&done, 8, 2), [(1, true), (3, false)]);
 }
 
 #[test]
@@ -240,6 +265,8 @@ fn rates_means_and_medians_are_those_of_the_records() {
     assert_eq!((row.n, row.accuracy), (4, 0.75));
     assert!((row.accuracy_se - 0.216_506_350_946_109_66).abs() < 1e-15);
     assert_eq!((row.latency_s, row.latency_median_s), (Some(4.0), Some(3.0)));
+    // numpy.quantile([1, 2, 4, 9], [0.25, 0.75])
+    assert_eq!((row.timed, row.latency_quartiles_s), (4, Some([1.75, 5.25])));
     assert_eq!((row.tokens, row.wasted, row.draft_share), (10.0, 3.0, 0.4));
     assert_eq!(row.acceptance, Some(2.0 / 3.0));
     assert_eq!((row.agreement, row.salvaged), (Some(0.75), 2.0));
@@ -260,6 +287,7 @@ fn differences_to_the_base_are_taken_problem_by_problem() {
     let paired = rows[1].vs_base.unwrap();
     assert_eq!((paired.n, paired.gained, paired.lost), (4, 1, 2));
     assert_eq!((paired.accuracy, paired.speedup), (-0.25, Some(4.0)));
+    assert_eq!(paired.same, 4, "equal replies are told from equal marks");
     // numpy.std([0, -1, -1, 1]) / 2
     assert!((paired.se - 0.414_578_098_794_425).abs() < 1e-12, "{}", paired.se);
 }
@@ -271,6 +299,55 @@ fn times_of_requests_that_ran_together_are_no_latencies() {
     let rows = rows(&[together], &[base], &problems);
     assert_eq!((rows[0].latency_s, rows[0].latency_median_s), (None, None));
     assert!(table::markdown(&rows).contains("n/a (concurrent)"));
+}
+
+#[test]
+fn latencies_and_phases_are_of_requests_that_ran_alone_accuracy_is_of_all() {
+    let problems = problems(3);
+    let [base, draft] = [PolicyKind::Base, PolicyKind::Draft].map(|p| variant(p, None));
+    let together = |p, v, correct| Record {
+        concurrent: true,
+        ms: BTreeMap::from([("draft".to_owned(), 1e6)]),
+        ..record(p, v, correct, 1e9)
+    };
+    let mut records: Vec<_> = problems
+        .iter()
+        .flat_map(|p| [together(p, &base, true), together(p, &draft, true)])
+        .collect();
+    for (i, p) in problems.iter().take(2).enumerate() {
+        records.push(record(p, &base, true, 3000.0));
+        records.push(record(p, &draft, true, if i == 0 { 1000.0 } else { 2000.0 }));
+    }
+    let rows = rows(&records, &[base, draft], &problems);
+    assert_eq!((rows[1].n, rows[1].timed, rows[1].latency_s), (3, 2, Some(1.5)));
+    assert_eq!((rows[1].ms["draft"], rows[1].vs_base.unwrap().speedup), (8.0, Some(2.0)));
+}
+
+#[test]
+fn sampled_rows_are_compared_with_the_sampled_base() {
+    let problems = problems(2);
+    let drawn = |policy, name: &str, temperature: f32| {
+        let mut variant = Variant { name: Some(name.into()), ..variant(policy, None) };
+        variant.settings.insert("sampling".into(), json!({ "temperature": temperature }));
+        variant
+    };
+    let variants = [
+        drawn(PolicyKind::Base, "greedy base", 0.0),
+        drawn(PolicyKind::Base, "sampled base", 0.5),
+        drawn(PolicyKind::SpecDecode, "sampled", 0.5),
+        drawn(PolicyKind::SpecDecode, "unmatched", 0.25),
+    ];
+    let mut records = vec![];
+    for p in &problems {
+        for v in &variants {
+            records.push(record(p, v, v.key() != "greedy base", 1.0));
+        }
+    }
+    records[2].reply = "another".into();
+    let rows = rows(&records, &variants, &problems);
+    let paired = rows[2].vs_base.unwrap();
+    assert_eq!((paired.accuracy, paired.same), (0.0, 1));
+    assert_eq!(rows[3].vs_base, None, "nothing was drawn like it");
 }
 
 #[test]
@@ -286,7 +363,7 @@ fn rows_of_one_policy_are_told_apart_by_name() {
         .flat_map(|p| variants.iter().map(move |v| (p, v)))
         .map(|(p, v)| record(p, v, v.key() == "chain", 1.0))
         .collect();
-    assert!(drive::jobs(&problems, &variants, &records).is_empty());
+    assert!(drive::jobs(&problems, &variants, &records, ALONE).is_empty());
     let rows = rows(&records, &variants, &problems);
     let accuracies: Vec<_> =
         rows.iter().map(|r| (r.name.as_deref().unwrap(), r.accuracy)).collect();
@@ -301,6 +378,6 @@ fn every_line_of_the_table_has_the_same_columns() {
     let records: Vec<_> = variants.iter().map(|v| record(&problems[0], v, true, 1.0)).collect();
     let text = table::markdown(&rows(&records, &variants, &problems));
     let columns: Vec<_> = text.lines().map(|l| l.matches('|').count()).collect();
-    assert_eq!(columns, [20; 4], "{text}");
+    assert_eq!(columns, [22; 4], "{text}");
     assert!(text.contains("| specreason@5.5 | turn | 1 | 1.000 ± 0.000 | +0.000"), "{text}");
 }
