@@ -5,10 +5,11 @@
 mod problems;
 
 use forerun::engine::{
-    Engine, EngineOptions, Event, JudgeText, Pair, PolicyOptions, Reply, Request,
+    Completion, Engine, EngineOptions, Event, JudgeText, Pair, PolicyOptions, Prompt, Reply,
+    Request,
 };
 use forerun::error::{EngineError, KvError};
-use forerun::ids::TokenId;
+use forerun::ids::{Role, TokenId};
 use forerun::policy::{FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
 use forerun::telemetry::Trace;
@@ -202,8 +203,23 @@ fn where_pages_run_out_the_reply_is_the_same() {
     };
     // Room for one request at full context, which with all its branches may take more.
     let engine = tight(needed).expect("just enough");
-    for (got, want) in replies(&engine, &requests).iter().zip(&alone) {
-        assert_eq!(decided(got), decided(want));
+    // Between them some that grow to the end of the context, so that pages run out.
+    let long = Completion {
+        ignore_end_of_turn: true,
+        ..Completion::new(Role::Base, Prompt::Text("1 + 1".into()))
+    };
+    let (mut all, mut others) = (vec![], vec![]);
+    for request in &requests {
+        others.push(engine.complete(&long).expect("room"));
+        all.push(engine.submit(request.clone()).expect("room"));
+    }
+    for (events, want) in all.into_iter().zip(&alone) {
+        assert_eq!(decided(&events.reply().expect("a reply")), decided(want));
+    }
+    others.into_iter().for_each(|events| assert!(events.reply().is_ok()));
+    // And each with nothing but itself, so that it has nobody's pages but its own to give back.
+    for (request, want) in requests.iter().zip(&alone) {
+        assert_eq!(decided(&engine.answer(request.clone()).expect("a reply")), decided(want));
     }
     assert!(engine.load().preemptions > 0, "the pool was never full");
     assert!(all_pages_are_back(&engine));

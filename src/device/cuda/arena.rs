@@ -80,10 +80,10 @@ pub(super) fn upload_now(to: Address, bytes: &[u8], what: &str) -> Result<(), De
     check(unsafe { result::memcpy_htod_sync(to.0, bytes) }, || format!("upload of {what}"))
 }
 
-/// Zeroes `bytes` bytes at `to` at start-up, and waits.
+/// Zeroes `bytes` bytes at `to` at start-up, and waits. That is a copy: `cuMemsetD8` returns before
+/// it has ended, and the streams here do not wait for it.
 pub(super) fn zero_now(to: Address, bytes: usize) -> Result<(), DeviceError> {
-    // SAFETY: `to` has so many bytes, and nothing runs yet.
-    check(unsafe { result::memset_d8_sync(to.0, 0, bytes) }, || "cuMemsetD8".into())
+    upload_now(to, &vec![0; bytes], "zeros")
 }
 
 /// Copies from the device at a read-back point, and waits.
