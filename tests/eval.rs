@@ -185,7 +185,7 @@ fn a_row_is_a_name_and_the_flags_of_its_policy() {
     let rows = "--limit 3 -o json --row base=--policy_base --row look=--policy_spec-decode_\
                 --proposer_ngram_--window_4 --row save=--policy_specreason_--salvage \
                 --row warm=--policy_base_--temperature_0.9 --token-budget 200 \
-                --row ahead=--policy_specreason_--draft-ahead_on_--token-budget_100 \
+                --row ahead=--policy_specreason_--draft-ahead_1_--token-budget_100 \
                 --row last=--policy_draft";
     let mut command = command("", None);
     command.args(rows.split_whitespace().map(|word| word.replace('_', " ")));

@@ -74,10 +74,10 @@ impl Contract {
     }
 }
 
-/// Ratchets: contracts that do not hold yet, of whom, and what is asserted instead. With a quarter of
-/// the weights' bytes, rows that every CTA of a kernel copies for itself weigh four times as much.
+/// Ratchets: contracts that do not hold yet, of whom, and what is asserted instead. With a quarter
+/// of the weights' bytes, rows that every CTA of a kernel copies weigh four times as much.
 const RATCHETS: [(&str, &str, f64); 1] =
-    [("activations, partial sums and vectors, of all bytes requested", "QwQ-32B Q4_K_M", 0.175)];
+    [("activations, partial sums and vectors, of all bytes requested", "QwQ-32B Q4_K_M", 0.1775)];
 
 /// All that can be said of `models` and the kernels.
 pub(crate) fn contracts(models: &[Model], compilation: &Compilation) -> Vec<Contract> {

@@ -3,8 +3,9 @@
 //!
 //! CTAs are placed on SMs as registers, shared memory and threads allow, in the order of launches.
 //! A CTA begins ([`START_US`]), asks for weights up to what its loop keeps in flight, waits for the
-//! kernel before it, then for its first rows ([`ROUND_US`]), then streams. All that stream share the
-//! memory evenly; one alone gets at most what it has in flight each [`LATENCY_US`] (Little's law),
+//! kernel before it, then for its first rows ([`ROUND_US`]), then streams. All that stream share
+//! the memory evenly; one alone gets at most what it has in flight each [`LATENCY_US`]
+//! (Little's law),
 //! at most its share of its SM's instruction issue, and takes at least [`ROUND_US`] for what each
 //! of its barriers waits for. It ends [`EPILOGUE_US`] after its last byte. Bytes are those
 //! requested, so whatever several CTAs read again is traffic of the L2; each distinct byte of
@@ -40,8 +41,9 @@ const MMA_SHARE: f64 = 0.6;
 pub(crate) fn assumptions() -> String {
     format!(
         "a boundary in a graph {LAUNCH_US} µs; where the next launch is there already, \
-         {RELEASE_US} µs from the last CTA to the end of its wait; {START_US} µs from a CTA's begin \
-         to its first load, at least {ROUND_US} µs for the rows from L2 that each of its barriers \
+         {RELEASE_US} µs from the last CTA to the end of its wait; {START_US} µs from a CTA's \
+         begin to its first load, at least {ROUND_US} µs for the rows from L2 that each of its \
+         barriers \
          waits for, {EPILOGUE_US} µs behind the last byte; {LATENCY_US} µs a load; {:.0} % of the \
          issue slots, {:.0} % of the peak for `mma.sync`; bandwidth and peak of the data sheet, on \
          both sides of every ratio",

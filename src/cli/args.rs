@@ -1,9 +1,7 @@
 //! Flags that several verbs share.
 //!
-//! Each struct turns into one thing the engine takes: [`PairArgs`] into a pair, [`EngineArgs`] into
-//! start-up options, [`PolicyArgs`] and [`SamplingArgs`] into the overrides of a request. Spellings
-//! of vLLM, llama.cpp and SpecReason's script are aliases; every flag has an environment variable
-//! `FORERUN_…`, and the flag wins. Whatever can be judged without loading a model is judged here.
+//! Each struct turns into one thing the engine takes. Every flag has an environment variable
+//! `FORERUN_…`, and the flag wins.
 
 use super::{models, ui};
 use crate::config::{DRAFT_AHEAD_MAX, SCORE_BATCH_MAX};
@@ -46,7 +44,7 @@ pub(super) struct PairArgs {
     pub(super) tuned: Option<PathBuf>,
 }
 
-/// How `--reasoning` may be given.
+/// `--reasoning`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Reasoning {
     /// What the catalogue or the base's chat template says.
@@ -125,8 +123,7 @@ pub(super) struct EngineArgs {
     pub(super) threads: Option<usize>,
     /// Context of both models, in tokens [default: theirs, at most 8192]
     #[arg(short = 'c', long, visible_alias = "ctx-size", value_name = "TOKENS")]
-    #[arg(env = "FORERUN_MAX_MODEL_LEN", hide_env_values = true)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(env = "FORERUN_MAX_MODEL_LEN", hide_env_values = true, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_model_len: Option<u32>,
     /// Size of the KV pool both models share, such as 512M or 2G
@@ -292,18 +289,15 @@ pub(super) struct KnobArgs {
     pub(super) judge: Option<String>,
     /// Steps the base writes before the draft's turn comes [default: 0]
     #[arg(long, visible_alias = "reason-first-n-base-steps", value_name = "STEPS")]
-    #[arg(env = "FORERUN_FIRST_N", hide_env_values = true)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(env = "FORERUN_FIRST_N", hide_env_values = true, allow_negative_numbers = true)]
     pub(super) first_n: Option<u32>,
     /// Thinking tokens one reply may keep [default: 8192, clamped to the context]
     #[arg(long, visible_alias = "reason-token-budget", value_name = "TOKENS")]
-    #[arg(env = "FORERUN_TOKEN_BUDGET", hide_env_values = true)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(env = "FORERUN_TOKEN_BUDGET", hide_env_values = true, allow_negative_numbers = true)]
     pub(super) token_budget: Option<u32>,
     /// Tokens one step may have [default: 512]
     #[arg(long, visible_alias = "reason-step-max-tokens", value_name = "TOKENS")]
-    #[arg(env = "FORERUN_STEP_TOKENS", hide_env_values = true)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(env = "FORERUN_STEP_TOKENS", hide_env_values = true, allow_negative_numbers = true)]
     pub(super) step_tokens: Option<u32>,
     /// What ends a step; \n, \t and \\ are understood [default: a blank line]
     #[arg(long, visible_alias = "reason-step-delimiter", value_name = "TEXT")]
@@ -440,8 +434,11 @@ pub(super) struct SamplingArgs {
     pub(super) seed: Option<u64>,
     /// Weakens tokens that occurred, by division; 1 is off
     #[arg(long, visible_alias = "repeat-penalty", value_name = "R")]
-    #[arg(env = "FORERUN_REPETITION_PENALTY", hide_env_values = true)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(
+        env = "FORERUN_REPETITION_PENALTY",
+        hide_env_values = true,
+        allow_negative_numbers = true
+    )]
     pub(super) repetition_penalty: Option<f32>,
     /// Subtracted once from tokens of the output
     #[arg(long, value_name = "X", env = "FORERUN_PRESENCE_PENALTY", hide_env_values = true)]

@@ -86,7 +86,8 @@ pub(crate) struct QkvOutput {
     pub(crate) pool: Address,
 }
 
-/// The one launch for a pass of at most `rows` rows on a GPU of `sms` SMs. The rows of q and k are packed in
+/// The one launch for a pass of at most `rows` rows on a GPU of `sms` SMs. The rows of q and k are
+/// packed in
 /// [`RowOrder::Rotary`](super::super::pack::RowOrder).
 ///
 /// # Panics
@@ -148,7 +149,8 @@ pub(crate) fn sums_bytes(rows: usize, heads: usize, kv_heads: usize, head_dim: u
     rows * (heads + 2 * kv_heads) * head_dim * 4
 }
 
-/// The launch for a pass of at most `rows` rows, on a GPU of `sms` SMs, that leaves the sums, f32 `[T, (H + 2 G) D]`, in
+/// The launch for a pass of at most `rows` rows, on a GPU of `sms` SMs, that leaves the sums, f32
+/// `[T, (H + 2 G) D]`, in
 /// `y` for `rope_append`. Rows of all three matrices are in the order of the file.
 ///
 /// # Panics
