@@ -1,7 +1,6 @@
 //! Flags that several verbs share.
 //!
-//! Each struct turns into one thing the engine takes. Every flag has an environment variable
-//! `FORERUN_…`, and the flag wins.
+//! Each struct turns into one thing the engine takes; a flag wins over its variable `FORERUN_…`.
 
 use super::{models, ui};
 use crate::config::{DRAFT_AHEAD_MAX, SCORE_BATCH_MAX};
