@@ -27,6 +27,7 @@
 // one item (64 queries); 2 D read and written a query, 4 (D + 2) more where a state is left.
 #include <cstddef>
 
+#include "common/arrival.cuh"
 #include "common/async.cuh"
 #include "common/attention.cuh"
 #include "common/dependent.cuh"
@@ -446,8 +447,7 @@ struct Warp {
   }
 };
 
-// Folds four columns of a row whose first state is `partial`. What other CTAs have left is read
-// from the L2: this SM's L1 may hold what was there before.
+// Folds four columns of a row whose first state is `partial`.
 __device__ __forceinline__ void fold_columns(const AttentionParams& p, int row, int partial,
                                              int splits, int column) {
   const int head = column / p.head_dim;
@@ -496,10 +496,7 @@ __device__ __forceinline__ void fold_rows(const AttentionParams& p, int item) {
       const int visible = visible_keys(p.batch, group, work.first_row + i);
       const int splits = (visible + kSplitKeys - 1) / kSplitKeys;
       int* arrived = p.arrivals + (first_row + i) * p.kv_heads + blockIdx.y;
-      if (atomicAdd(arrived, 1) == splits - 1) {
-        *arrived = 0;
-        splits_of[i] = splits;
-      }
+      if (is_last_to_arrive(arrived, splits)) splits_of[i] = splits;
     }
   }
   __syncthreads();

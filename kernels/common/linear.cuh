@@ -17,6 +17,7 @@
 // adds all of them as if it had multiplied them itself.
 #pragma once
 
+#include "common/arrival.cuh"
 #include "common/dependent.cuh"
 #include "common/staging.cuh"
 
@@ -261,9 +262,7 @@ __device__ inline bool is_last_of_tile(const SplitSums& split) {
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    int* arrived = split.arrivals + blockIdx.y * gridDim.x + blockIdx.x;
-    last = atomicAdd(arrived, 1) == static_cast<int>(gridDim.z) - 1;
-    if (last) *arrived = 0;
+    last = is_last_to_arrive(split.arrivals + blockIdx.y * gridDim.x + blockIdx.x, gridDim.z);
   }
   __syncthreads();
   if (last) __threadfence();
@@ -283,7 +282,6 @@ __device__ inline void add_left_slices(const SplitSums& split, int tokens,
 #pragma unroll
       for (int tile = 0; tile < T::kTokenTiles; ++tile) {
         if (tile * 8 >= tokens) continue;
-        // From the L2: this SM's L1 may hold what was there before.
         const float4 sum = __ldcg(from + tile * 32);
         sums[panel][tile][0] = sum.x, sums[panel][tile][1] = sum.y;
         sums[panel][tile][2] = sum.z, sums[panel][tile][3] = sum.w;
