@@ -2,6 +2,8 @@
 
 #[path = "common/problems.rs"]
 mod problems;
+#[path = "common/timeline.rs"]
+mod timeline;
 
 use forerun::device::cpu::{CpuDevice, CpuOptions};
 use forerun::engine::{
@@ -12,11 +14,9 @@ use forerun::ids::{Role, TokenId};
 use forerun::model::{Checkpoint, PassLimits, Solo};
 use forerun::policy::{AnswerBy, FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
-use forerun::telemetry::Trace;
 use forerun::text::{Message, RenderOptions};
 use problems::questions;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use timeline::Timeline;
 
 fn start(pair: Pair, device: DeviceChoice) -> Engine {
     Engine::start(EngineOptions { device, ..EngineOptions::new(pair) }).expect("the pair starts")
@@ -163,30 +163,6 @@ fn how_far_decodes_and_drafts_run_ahead_changes_no_token() {
     }
 }
 
-/// A trace that is kept in memory.
-#[derive(Clone, Default)]
-struct Timeline(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Timeline {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics").extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Timeline {
-    /// Places that were under way in each pass of a scoring.
-    fn places(&self) -> Vec<u64> {
-        let json = self.0.lock().expect("nobody panics").clone();
-        let events: Vec<serde_json::Value> = serde_json::from_slice(&json).expect("a trace");
-        events.iter().filter_map(|event| event["args"]["places"].as_u64()).collect()
-    }
-}
-
 #[test]
 fn steps_scored_together_get_the_scores_they_get_alone() {
     let warm = SamplingOverrides { temperature: Some(1.0), seed: Some(5), ..Default::default() };
@@ -194,7 +170,7 @@ fn steps_scored_together_get_the_scores_they_get_alone() {
     // Few rows a pass make the base slow, so that several steps wait for it.
     let run = |draft_ahead: u32, score_batch: u32| {
         let timeline = Timeline::default();
-        let trace = Some(Arc::new(Trace::to(timeline.clone()).expect("memory")));
+        let trace = Some(timeline.trace());
         let engine = Engine::start(EngineOptions {
             device: DeviceChoice::Cpu,
             draft_ahead: Some(draft_ahead),
@@ -214,7 +190,10 @@ fn steps_scored_together_get_the_scores_they_get_alone() {
             }
         }
         drop(engine);
-        (replies, timeline.places())
+        // Places that were under way in each pass of a scoring.
+        let events = timeline.events();
+        let places = events.iter().filter_map(|event| event["args"]["places"].as_u64());
+        (replies, places.collect::<Vec<_>>())
     };
     let bits = |p: &[f32]| p.iter().map(|p| p.to_bits()).collect::<Vec<_>>();
     let (want, alone) = run(0, 1);

@@ -3,6 +3,8 @@
 
 #[path = "common/problems.rs"]
 mod problems;
+#[path = "common/timeline.rs"]
+mod timeline;
 
 use forerun::engine::{
     Completion, Engine, EngineOptions, Event, JudgeText, Pair, PolicyOptions, Prompt, Reply,
@@ -12,10 +14,8 @@ use forerun::error::{EngineError, KvError};
 use forerun::ids::{Role, TokenId};
 use forerun::policy::{FinishWhy, Note, Origin, PolicyKind};
 use forerun::sample::{Readout, SamplingOverrides};
-use forerun::telemetry::Trace;
 use problems::questions;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use timeline::Timeline;
 
 fn engine(change: impl FnOnce(&mut EngineOptions)) -> Engine {
     let mut options = EngineOptions::new(Pair::tiny());
@@ -249,32 +249,16 @@ fn what_only_a_base_that_reads_every_drafted_step_can_tell_is_refused_by_name() 
     assert!(error.contains("--policy lookahead"), "{error}");
 }
 
-/// A trace that is kept in memory.
-#[derive(Clone, Default)]
-struct Timeline(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Timeline {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics").extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn a_trace_shows_several_versions_in_one_pass_of_the_base() {
     let timeline = Timeline::default();
-    let trace = Some(Arc::new(Trace::to(timeline.clone()).expect("memory")));
+    let trace = Some(timeline.trace());
     let engine = engine(|o| (o.trace, o.run_ahead) = (trace, Some(8)));
     for request in mixed(2) {
         engine.answer(request).expect("a reply");
     }
     drop(engine);
-    let json = timeline.0.lock().expect("nobody panics").clone();
-    let events: Vec<serde_json::Value> = serde_json::from_slice(&json).expect("a trace");
+    let events = timeline.events();
     // A pass of the base names a request once for each of its branches.
     let named = |name: &str| events.iter().filter(|e| e["name"] == name).count();
     for name in ["accept", "reject", "score", "step kept", "rollback"] {
