@@ -221,7 +221,7 @@ pub(crate) fn in_flight_kib(
 }
 
 /// Shared memory of a CTA of 8 tokens.
-const DECODE_SHARED_BYTES: u32 = 41_408;
+const DECODE_SHARED_BYTES: u32 = 36_896;
 
 fn of_in_flight(compilation: &Compilation) -> Vec<Contract> {
     let mut all = vec![];

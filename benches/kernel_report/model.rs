@@ -4,10 +4,9 @@
 //! CTAs are placed on SMs as registers, shared memory and threads allow, in the order of launches.
 //! A CTA begins ([`START_US`]), asks for weights up to what its loop keeps in flight, waits for the
 //! kernel before it, then for its first rows ([`ROUND_US`]), then streams. All that stream share
-//! the memory evenly; one alone gets at most what it has in flight each [`LATENCY_US`]
-//! (Little's law),
-//! at most its share of its SM's instruction issue, and takes at least [`ROUND_US`] for what each
-//! of its barriers waits for. It ends [`EPILOGUE_US`] after its last byte. Bytes are those
+//! the memory evenly; one alone gets at most what it has in flight each [`LATENCY_US`] (Little's
+//! law), at most its share of its SM's instruction issue, and takes at least [`ROUND_US`] for what
+//! each of its barriers waits for. It ends [`EPILOGUE_US`] after its last byte. Bytes are those
 //! requested, so whatever several CTAs read again is traffic of the L2; each distinct byte of
 //! weights and keys comes from memory once.
 //!
@@ -43,10 +42,9 @@ pub(crate) fn assumptions() -> String {
         "a boundary in a graph {LAUNCH_US} µs; where the next launch is there already, \
          {RELEASE_US} µs from the last CTA to the end of its wait; {START_US} µs from a CTA's \
          begin to its first load, at least {ROUND_US} µs for the rows from L2 that each of its \
-         barriers \
-         waits for, {EPILOGUE_US} µs behind the last byte; {LATENCY_US} µs a load; {:.0} % of the \
-         issue slots, {:.0} % of the peak for `mma.sync`; bandwidth and peak of the data sheet, on \
-         both sides of every ratio",
+         barriers waits for, {EPILOGUE_US} µs behind the last byte; {LATENCY_US} µs a load; \
+         {:.0} % of the issue slots, {:.0} % of the peak for `mma.sync`; bandwidth and peak of \
+         the data sheet, on both sides of every ratio",
         ISSUE_SHARE * 100.0,
         MMA_SHARE * 100.0,
     )
@@ -325,13 +323,14 @@ impl<'a> Timeline<'a> {
                 self.rooms[sm].take(work);
                 let begins = at.max(self.now) + START_US;
                 let waited = self.released(launch).max(begins);
+                let bytes = work.bytes_of_cta(self.progress[launch].placed);
                 self.ctas.push(Cta {
                     launch,
                     sm,
                     begins,
                     opens: waited + ROUND_US,
-                    bytes: work.bytes_of_cta(self.progress[launch].placed),
-                    left: work.bytes_of_cta(self.progress[launch].placed),
+                    bytes,
+                    left: bytes,
                     lets_go: if work.lets_begin_early { waited } else { f64::INFINITY },
                     ends: f64::INFINITY,
                 });

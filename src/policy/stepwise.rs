@@ -114,8 +114,7 @@ impl Stepwise {
             }
         }
         if self.may_draft(tails) {
-            let sampled: u32 = self.undecided.iter().map(|drafted| drafted.step.sampled).sum();
-            let next = self.course.decode_step(ROOT, Role::Draft, self.course.kept + sampled);
+            let next = self.course.decode_step(ROOT, Role::Draft, self.kept_if_all_are());
             turn.commands.push(Command::Decode(next));
             self.drafting = true;
         }
@@ -125,17 +124,21 @@ impl Stepwise {
     /// those before it.
     fn may_draft(&self, tails: &dyn Tails) -> bool {
         let undecided = &self.undecided;
-        let sampled: u32 = undecided.iter().map(|drafted| drafted.step.sampled).sum();
         let goes_on = |last: &Drafted| {
             matches!(last.step.end, End::Delimiter | End::Cap)
                 && !matches!(last.fate, Fate::Gated(_))
-                && self.course.left(self.course.kept + sampled) > 0
+                && self.course.left(self.kept_if_all_are()) > 0
                 && !self.repeats(tails, undecided.len() - 1)
         };
         self.state == State::Drafting
             && !self.drafting
             && undecided.len() <= self.settings().draft_ahead as usize
             && undecided.back().is_none_or(goes_on)
+    }
+
+    /// Sampled tokens kept, should all undecided steps be.
+    fn kept_if_all_are(&self) -> u32 {
+        self.course.kept + self.undecided.iter().map(|drafted| drafted.step.sampled).sum::<u32>()
     }
 
     /// The step before an undecided one.

@@ -3,8 +3,7 @@
 //! A pure function of the batch. The keys of a row are cut into splits of [`SPLIT_KEYS`]. A *tile*
 //! is a few rows of one group. It becomes either one *whole* item, whose CTA folds all splits in
 //! registers, or one item a split, whose states the last of them folds from memory. Whole items
-//! cost
-//! no memory and suit passes with many tiles; cut items keep a GPU busy when there are few.
+//! cost no memory and suit passes with many tiles; cut items keep a GPU busy when there are few.
 //!
 //! Invariant: every (row, key) is covered exactly once, and the choice changes no bit of a result:
 //! both ways fold the same states in the same order (`kernels/common/attention.cuh`).

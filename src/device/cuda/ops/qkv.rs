@@ -87,8 +87,7 @@ pub(crate) struct QkvOutput {
 }
 
 /// The one launch for a pass of at most `rows` rows on a GPU of `sms` SMs. The rows of q and k are
-/// packed in
-/// [`RowOrder::Rotary`](super::super::pack::RowOrder).
+/// packed in [`RowOrder::Rotary`](super::super::pack::RowOrder).
 ///
 /// # Panics
 /// If the matrices have different columns, or not the shape's rows.
@@ -150,8 +149,8 @@ pub(crate) fn sums_bytes(rows: usize, heads: usize, kv_heads: usize, head_dim: u
 }
 
 /// The launch for a pass of at most `rows` rows, on a GPU of `sms` SMs, that leaves the sums, f32
-/// `[T, (H + 2 G) D]`, in
-/// `y` for `rope_append`. Rows of all three matrices are in the order of the file.
+/// `[T, (H + 2 G) D]`, in `y` for `rope_append`. Rows of all three matrices are in the order of the
+/// file.
 ///
 /// # Panics
 /// If the matrices have different columns.
