@@ -296,3 +296,18 @@ fn who_is_not_done_in_time_is_told_so_whether_it_runs_or_waits() {
     }
     assert!(all_pages_are_back(&engine), "{:?}", engine.load());
 }
+
+#[test]
+fn after_a_reset_nothing_is_found_of_the_requests_before() {
+    let engine = roomy(1);
+    let ask = || engine.answer(Request::ask(&questions(1)[0])).expect("a reply");
+    let cached = |reply: &Reply| (reply.tokens.cached_draft, reply.tokens.cached_base);
+    let first = ask();
+    assert_eq!(cached(&first), (0, 0));
+    let again = ask();
+    assert!(again.tokens.cached_base > 0, "nothing to forget");
+    engine.reset_prefix_cache();
+    let reset = ask();
+    assert_eq!((cached(&reset), reset.ids), ((0, 0), first.ids));
+    assert!(all_pages_are_back(&engine), "{:?}", engine.load());
+}

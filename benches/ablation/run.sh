@@ -7,7 +7,7 @@
 set -euo pipefail
 forerun=${FORERUN:-forerun} data=${DATA:?the JSON lines of the problems} state=${STATE:?a folder}
 mkdir -p "$state"
-all=(--pair qwen2.5-coder --data "$data" --temperature 0 --token-budget 512 --concurrency 8)
+all=(--pair qwen2.5-coder --data "$data" --temperature 0 --concurrency 8)
 
 # Rows in the order they are measured: if there is no time for all, the last ones are left out.
 # First those with replies of their own; the others say what one of these says.
@@ -40,7 +40,7 @@ evaluate() { # FLAGS… -- ROW…
   while [[ $1 != -- ]]; do more+=("$1"); shift; done
   shift
   for name in "$@"; do rows+=(--row "$name=${flags[$name]}"); done
-  "$forerun" eval "${all[@]}" --offset 100 --limit 100 --out "$state/state.jsonl" "${more[@]}" "${rows[@]}"
+  "$forerun" eval "${all[@]}" --token-budget 512 --offset 100 --limit 100 --out "$state/state.jsonl" "${more[@]}" "${rows[@]}"
 }
 
 case ${1:-} in

@@ -1,4 +1,4 @@
-//! What the kernels must keep to, what they reach, and what is not to get worse.
+//! What the kernels must keep to, and what they reach.
 
 use crate::counts::{Launch, Region};
 use crate::measure::{Measured, Op, Pass};
@@ -15,8 +15,6 @@ pub(crate) struct Contract {
     pub(crate) of: String,
     pub(crate) bound: Bound,
     pub(crate) reached: f64,
-    /// What is asserted: the bound itself, or where that does not hold yet, what was reached once.
-    pub(crate) kept: f64,
     /// Whether it is the model's, not counted.
     pub(crate) is_model: bool,
 }
@@ -28,26 +26,9 @@ pub(crate) enum Bound {
     AtLeast(f64),
 }
 
-impl Bound {
-    fn limit(self) -> f64 {
-        let (Self::AtMost(limit) | Self::AtLeast(limit)) = self;
-        limit
-    }
-
-    fn holds(self, limit: f64, reached: f64) -> bool {
-        match self {
-            Self::AtMost(_) => reached <= limit,
-            Self::AtLeast(_) => reached >= limit,
-        }
-    }
-}
-
 impl Contract {
     fn new(what: &'static str, of: impl Into<String>, bound: Bound, reached: f64) -> Self {
-        let of = of.into();
-        let ratchet = RATCHETS.iter().find(|(its, model, _)| *its == what && of.contains(model));
-        let kept = ratchet.map_or(bound.limit(), |(_, _, kept)| *kept);
-        Self { what, of, bound, reached, kept, is_model: false }
+        Self { what, of: of.into(), bound, reached, is_model: false }
     }
 
     fn by_model(self) -> Self {
@@ -56,28 +37,12 @@ impl Contract {
 
     /// Whether the contract is kept.
     pub(crate) fn holds(&self) -> bool {
-        self.bound.holds(self.bound.limit(), self.reached)
-    }
-
-    /// Whether it is at least as good as it was.
-    pub(crate) fn is_no_worse(&self) -> bool {
-        self.bound.holds(self.kept, self.reached)
-    }
-
-    /// Whether a ratchet allows what is worse than was reached by more than a twentieth.
-    pub(crate) fn is_loose(&self) -> bool {
-        let allowed = match self.bound {
-            Bound::AtMost(limit) => self.reached.max(limit) * 1.05 < self.kept,
-            Bound::AtLeast(limit) => self.reached.min(limit) * 0.95 > self.kept,
-        };
-        allowed && self.kept != self.bound.limit()
+        match self.bound {
+            Bound::AtMost(limit) => self.reached <= limit,
+            Bound::AtLeast(limit) => self.reached >= limit,
+        }
     }
 }
-
-/// Ratchets: contracts that do not hold yet, of whom, and what is asserted instead. With a quarter
-/// of the weights' bytes, rows that every CTA of a kernel copies weigh four times as much.
-const RATCHETS: [(&str, &str, f64); 1] =
-    [("activations, partial sums and vectors, of all bytes requested", "QwQ-32B Q4_K_M", 0.1775)];
 
 /// All that can be said of `models` and the kernels.
 pub(crate) fn contracts(models: &[Model], compilation: &Compilation) -> Vec<Contract> {

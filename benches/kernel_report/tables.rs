@@ -46,19 +46,13 @@ fn number(value: f64) -> String {
 
 fn contract_table(contracts: &[Contract]) -> String {
     let mut text =
-        "### Contracts\n\nA contract that is not kept says what is asserted instead, so \
-                    that it cannot get worse.\n\n| | of | contract | reached | |\n\
-                    |---|---|---:|---:|---|\n"
-            .to_owned();
+        "### Contracts\n\n| | of | contract | reached | |\n|---|---|---:|---:|---|\n".to_owned();
     for contract in contracts {
         let (sign, limit) = match contract.bound {
             Bound::AtMost(limit) => ('≤', limit),
             Bound::AtLeast(limit) => ('≥', limit),
         };
-        let kept = match contract.holds() {
-            true => String::new(),
-            false => format!("**not kept**; asserted {sign} {}", number(contract.kept)),
-        };
+        let kept = if contract.holds() { "" } else { "**not kept**" };
         let model = if contract.is_model { " (model)" } else { "" };
         let (limit, reached) = (number(limit), number(contract.reached));
         let Contract { what, of, .. } = contract;

@@ -123,7 +123,8 @@ struct WarpSteps {
   int first;
   int last;  // exclusive
 
-  __device__ WarpSteps(const Slices& slices, int first_slice, int count, bool active)
+  template <class Begins>
+  __device__ WarpSteps(const Begins& slices, int first_slice, int count, bool active)
       : first(slices.begin(first_slice)),
         last(active ? slices.begin(first_slice + count) : first) {}
 };
@@ -155,13 +156,12 @@ __device__ inline void load_first(Held<T::kAhead> (&held)[T::kWarpPanels],
   }
 }
 
-// A warp's steps [begin, end) of a chunk: where its tokens are.
+// A warp's steps [begin, end) of a chunk.
 struct ChunkSteps {
   int begin;
   int end;
-  int last;  // the warp's last step of all, exclusive
-  int buffer;
-  int position;
+  int last;    // the warp's last step of all, exclusive
+  int staged;  // where `begin` is staged
 };
 
 // Multiplies a chunk's steps, each time loading the step that is kAhead steps further on.
@@ -171,7 +171,8 @@ __device__ inline void multiply_chunk(Held<T::kAhead> (&held)[T::kWarpPanels],
                                       int tokens,
                                       float (&sums)[T::kWarpPanels][T::kTokenTiles][4]) {
   constexpr int kAhead = T::kAhead;
-  const int lane = threadIdx.x % 32;
+  const unsigned char* operand = Staged<T>::operand(chunk.staged, tokens);
+  const int step_bytes = Staged<T>::width(tokens) * kStagedStepBytes;
 #pragma unroll 1
   for (int base = chunk.begin; base < chunk.end; base += kAhead) {
     if (base % kUnitSteps == 0) {
@@ -188,10 +189,9 @@ __device__ inline void multiply_chunk(Held<T::kAhead> (&held)[T::kWarpPanels],
     for (int i = 0; i < kAhead; ++i) {
       const int step = base + i, in_unit = kAhead == kUnitSteps ? i : base % kUnitSteps + i;
       if (step < chunk.end) {
-        const int at =
-            Staged<T>::at(chunk.buffer, chunk.position, step - chunk.begin, 0, lane);
+        const unsigned char* of_step = operand + (step - chunk.begin) * step_bytes;
         multiply_tokens<Unit, T>(sums, held, in_unit, i,
-                                 reinterpret_cast<const uint4*>(shared_memory() + at), tokens);
+                                 reinterpret_cast<const uint4*>(of_step), tokens);
       }
 #pragma unroll
       for (int panel = 0; panel < T::kWarpPanels; ++panel) {
@@ -327,6 +327,10 @@ struct OneGroup : Groups {
 struct Progress {
   int tokens;
   int group;
+  int chunks;               // of a slice
+  int begins[kSlices + 1];  // of the slices
+
+  __device__ int begin(int slice) const volatile { return begins[slice]; }
 };
 
 __device__ inline volatile Progress& progress() {
@@ -351,31 +355,35 @@ __device__ inline int multiply_groups(const Activations& in, const RowOf& row_of
                                       const WeightsOf& weights_of, const SplitSums& split,
                                       const Finish& finish) {
   constexpr bool kMaySplit = T::kWarpPanels > 1;
-  // Whether registers are too few for what is needed rarely.
-  constexpr bool kKeeps = G::kMany || T::kTokenTiles > 1;
   const int position = threadIdx.x / 32 % T::kSliceWarps;
   const int parts = kMaySplit ? gridDim.z : 1, turns = T::kSlicesPerWarp / parts;
   const int first_turn = kMaySplit ? blockIdx.z * turns : 0, end_turn = first_turn + turns;
   const int first_slice = position * T::kSlicesPerWarp + first_turn;
 
   auto weights = weights_of(groups.first);
-  const Slices slices(in.columns, weights.format);
-  const int chunks = ceil_div(slices.longest(), T::kChunkSteps);
-  WarpSteps steps(slices, first_slice, turns, weights.active);
+  WarpSteps steps(Slices(in.columns, weights.format), first_slice, turns, weights.active);
   Held<T::kAhead> held[T::kWarpPanels];
   int buffer = -1, tokens, group, next;
   // Whether there are tokens; with the first of them under way.
   const auto start = [&] {
+    // Opaque, or a loop of groups would carry what only its begin needs.
+    const Slices slices(G::kLoadsInOnePlace ? opaque(in.columns) : in.columns, weights.format);
     buffer = 0;
     tokens = min_of(tokens_left(), T::kTokens);
     if (tokens > 0) clear_missing<T>(tokens);
     wait_for_predecessors();
     if (tokens <= 0) return false;
-    start_chunk<T>(in, row_of, tokens, slices, first_turn, 0, 0);
+    if (Staged<T>::is_resident(tokens, slices.steps)) {
+      stage_rows<T>(in, row_of, tokens, slices.steps);
+    } else {
+      stage_chunk<T>(in, row_of, tokens, slices, first_turn, 0, 0);
+    }
     if (!G::kMany && in.squares != nullptr) scale_tokens<T>(in, row_of, tokens);
-    if (kKeeps && threadIdx.x == 0) {
+    if (threadIdx.x <= kSlices) progress().begins[threadIdx.x] = slices.begin(threadIdx.x);
+    if (threadIdx.x == 0) {
       progress().tokens = tokens;
       progress().group = groups.first;
+      progress().chunks = ceil_div(slices.longest(), T::kChunkSteps);
     }
     return true;
   };
@@ -393,22 +401,27 @@ __device__ inline int multiply_groups(const Activations& in, const RowOf& row_of
 #pragma unroll 1
     for (int turn = first_turn; turn < end_turn; ++turn) {
       const int slice = position * T::kSlicesPerWarp + turn;
+      bool ends_slice = false;
 #pragma unroll 1
-      for (int chunk = 0; chunk < chunks; ++chunk, buffer ^= 1) {
+      for (int chunk = 0; !ends_slice; ++chunk, buffer ^= 1) {
         cp_async_wait<0>();
         __syncthreads();  // This chunk is there, and nobody reads the one before any more.
-        if (kKeeps) tokens = progress().tokens;
-        const bool ends_slice = chunk + 1 == chunks, ends_group = turn + 1 == end_turn;
+        tokens = progress().tokens;
+        const bool resident = Staged<T>::is_resident(tokens, progress().begin(kSlices));
+        ends_slice = resident || chunk + 1 == progress().chunks;
+        const bool ends_group = turn + 1 == end_turn;
         const bool more = G::kMany && progress().group + groups.step < groups.end;
-        if (!ends_slice || !ends_group || more) {
+        if (!resident && (!ends_slice || !ends_group || more)) {
           const int next_turn = !ends_slice ? turn : ends_group ? first_turn : turn + 1;
-          start_chunk<T>(in, row_of, tokens, slices, next_turn, ends_slice ? 0 : chunk + 1,
+          stage_chunk<T>(in, row_of, tokens, progress(), next_turn, ends_slice ? 0 : chunk + 1,
                          buffer ^ 1);
         }
-        const int begin = slices.begin(slice) + chunk * T::kChunkSteps;
-        const int end =
-            min_of(min_of(slices.begin(slice + 1), begin + T::kChunkSteps), steps.last);
-        const ChunkSteps of_chunk{begin, end, steps.last, buffer, position};
+        const int begin = progress().begin(slice) + chunk * T::kChunkSteps;
+        const int slice_end = min_of(progress().begin(slice + 1), steps.last);
+        const int end = resident ? slice_end : min_of(slice_end, begin + T::kChunkSteps);
+        const int staged =
+            resident ? begin : (buffer * T::kSliceWarps + position) * T::kChunkSteps;
+        const ChunkSteps of_chunk{begin, end, steps.last, staged};
         const auto& rows = weights.rows;
         switch (weights.format) {
           case kBf16: multiply_chunk<Bf16Unit, T>(held, rows, of_chunk, tokens, sums); break;
@@ -423,7 +436,7 @@ __device__ inline int multiply_groups(const Activations& in, const RowOf& row_of
         add_slice<T>(sums, turn == first_turn);
       }
     }
-    if (kKeeps) tokens = progress().tokens;
+    tokens = progress().tokens;
     group = G::kMany ? progress().group : groups.first, next = group + groups.step;
     // The memory is free for the next kernel's first weights.
     if (!G::kMany || next >= groups.end) let_dependents_launch();
@@ -443,7 +456,7 @@ __device__ inline int multiply_groups(const Activations& in, const RowOf& row_of
     // number of the group they finish, and read the next one behind another barrier.
     if (threadIdx.x == 0) progress().group = next;
     weights = weights_of(next);
-    steps = WarpSteps(slices, first_slice, turns, weights.active);
+    steps = WarpSteps(progress(), first_slice, turns, weights.active);
     if (!G::kLoadsInOnePlace) load_first<T>(held, weights, steps);
   } while (true);
 }
@@ -467,7 +480,7 @@ __device__ inline int quad_token(int lane) { return (lane / 4 % 2) * 4 + lane / 
 // Combines the partial sums of a panel and eight tokens in the one order.
 template <class T>
 __device__ inline Quad combine(int panel, int token_tile) {
-  const int lane = threadIdx.x % 32, token = quad_token(lane), feature = lane % 4 * 4;
+  const int lane = opaque(threadIdx.x % 32), token = quad_token(lane), feature = lane % 4 * 4;
   const float* partial =
       Staged<T>::partials(panel / T::kWarpPanels * T::kSliceWarps, panel % T::kWarpPanels) +
       token_tile * kPartialFloats + partial_at(token, feature);

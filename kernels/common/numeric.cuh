@@ -19,6 +19,13 @@ __host__ __device__ constexpr int ceil_div(int a, int b) {
   return static_cast<int>((static_cast<unsigned>(a) + b - 1) / static_cast<unsigned>(b));
 }
 __host__ __device__ constexpr int max_of(int a, int b) { return a > b ? a : b; }
+// The same number, but nothing follows from it before this point: what is computed from it is not
+// computed early, to be kept in registers through a loop that has none to spare.
+__device__ inline int opaque(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+
 __device__ inline int min_of(int a, int b) { return a < b ? a : b; }
 
 __device__ inline float float_of_bf16(bf16 bits) {

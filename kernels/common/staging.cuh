@@ -5,7 +5,12 @@
 // in the order in which the mmas will read them. Nothing is done to them on the way: who wrote the
 // rows left them ready (prepared.cuh).
 //
-// Tokens beyond the tile's are zeros in shared memory and never read from global memory.
+// Few tokens are packed, those there are one after another. Then whole rows often fit, decode's
+// above all, and stay: copied once, however many panels the CTA multiplies, and no barrier between
+// chunks.
+//
+// Tokens beyond the tile's are never read from global memory. In a packed tile the last one stands
+// for them, else zeros do; nobody reads what comes of either.
 #pragma once
 
 #include "common/batch.cuh"
@@ -33,6 +38,13 @@ constexpr int kCopyColumns = 4;
 constexpr int kStepLanes = kStepColumns / kCopyColumns;
 constexpr int kPairLanes = 2 * kStepLanes;
 
+// A step of one token in shared memory: lane t of the four that share the token finds its columns,
+// ordered as weights.cuh says, in 16 bytes at 16 t. A step has its tokens one after another, and is
+// an odd number of them wide, so that the two steps of a token that sixteen lanes copy fill
+// different banks.
+constexpr int kStagedStepBytes = 2 * kStepColumns;
+__host__ __device__ constexpr int staged_width(int tokens) { return tokens | 1; }
+
 // kTokenTiles: tokens / 8. kSliceWarps: warps that share panels, each with its slices of K.
 // kChunkSteps: steps of each such warp that are staged at a time. kWarpPanels: panels a warp
 // multiplies by each operand it has read from shared memory.
@@ -48,10 +60,12 @@ struct Tile {
   // Steps of weights that a warp has loaded or under way. A step of two panels and 64 tokens takes
   // long enough for two to hide the memory.
   static constexpr int kAhead = kChunkSteps >= 4 ? 4 : 2;
+  static constexpr bool kPacked = kTokenTiles == 1;
 
   // Shared memory: two buffers of staged tokens; the partial sums; the norm's scale of each token.
-  static constexpr int kStagedBytes = kSliceWarps * kChunkSteps * kTokenTiles * 512;
-  static constexpr int kPartialsAt = 2 * kStagedBytes;
+  static constexpr int kBufferSteps = kSliceWarps * kChunkSteps;
+  static constexpr int kStagedBytes = 2 * kBufferSteps * staged_width(kTokens) * kStagedStepBytes;
+  static constexpr int kPartialsAt = kStagedBytes;
   static constexpr int kScalesAt =
       kPartialsAt + kWarps * kWarpPanels * kTokenTiles * kPartialFloats * 4;
   static constexpr int kSharedBytes = kScalesAt + kTokens * 4;
@@ -122,14 +136,21 @@ __device__ inline unsigned char* shared_memory() {
 
 template <class T>
 struct Staged {
-  // Byte offset of the 16 bytes of (buffer, position, step of the chunk, token tile, lane). A step
-  // of eight tokens is 512 bytes, 16 a lane: lane 4 g + t has token g's columns as weights.cuh
-  // orders them. Odd steps change lanes, so that the two steps of one token that sixteen lanes copy
-  // fill different banks.
-  __device__ static int at(int buffer, int position, int step, int token_tile, int lane) {
-    return buffer * T::kStagedBytes +
-           ((position * T::kChunkSteps + step) * T::kTokenTiles + token_tile) * 512 +
-           (lane ^ (step & 1) << 2) * 16;
+  // Tokens a step is wide when there are `tokens`.
+  __device__ static int width(int tokens) {
+    return staged_width(T::kPacked ? tokens : T::kTokens);
+  }
+  // Whether all of K is there at once: step i of it is staged step i. Else buffer b has staged
+  // steps from b kBufferSteps on, kChunkSteps of them for each position.
+  __device__ static bool is_resident(int tokens, int steps) {
+    return T::kPacked && steps * width(tokens) * kStagedStepBytes <= T::kStagedBytes;
+  }
+  // Where this lane finds its columns of a staged step, of the first token tile. Tiles follow one
+  // another, eight tokens each.
+  __device__ static const unsigned char* operand(int step, int tokens) {
+    const int lane = threadIdx.x % 32;
+    const int token = T::kPacked ? min_of(lane / 4, tokens - 1) : lane / 4;
+    return shared_memory() + (step * width(tokens) + token) * kStagedStepBytes + lane % 4 * 16;
   }
   __device__ static float* scales() {
     return reinterpret_cast<float*>(shared_memory() + T::kScalesAt);
@@ -144,11 +165,10 @@ struct Staged {
 // Zeros for the tokens that the tile lacks, in both buffers.
 template <class T>
 __device__ inline void clear_missing(int tokens) {
-  if (tokens == T::kTokens) return;
-  for (int i = threadIdx.x; i < 2 * T::kStagedBytes / 16; i += kThreads) {
-    const int step = i / (32 * T::kTokenTiles);
-    const int lane = (i % 32) ^ (step & 1) << 2;
-    if (i / 32 % T::kTokenTiles * 8 + lane / 4 >= tokens) {
+  if (T::kPacked || tokens == T::kTokens) return;
+  constexpr int kPieces = kStagedStepBytes / 16, kTokenPieces = staged_width(T::kTokens) * kPieces;
+  for (int i = threadIdx.x; i < T::kStagedBytes / 16; i += kThreads) {
+    if (i % kTokenPieces / kPieces >= tokens) {
       reinterpret_cast<uint4*>(shared_memory())[i] = make_uint4(0, 0, 0, 0);
     }
   }
@@ -161,25 +181,22 @@ __device__ inline unsigned load_column_pair(const bf16* row, int column, int col
   return pair;
 }
 
-// Starts the copies of chunk `chunk` of the `turn`-th slice of every position.
-template <class T, class RowOf>
-__device__ inline void start_chunk(const Activations& in, const RowOf& row_of, int tokens,
-                                   const Slices& slices, int turn, int chunk, int buffer) {
-  constexpr int kPairs = T::kChunkSteps / 2;
+// Starts the copies of staged steps `first` to `first` + `count`, an even number. `step_of(i)` is
+// the step of K that comes to `first` + i, or -1: none.
+template <class T, class RowOf, class StepOf>
+__device__ inline void stage(const Activations& in, const RowOf& row_of, int tokens, int first,
+                             int count, const StepOf& step_of) {
   const int lane = threadIdx.x % kStepLanes, odd = threadIdx.x / kStepLanes % 2;
+  const int pairs = count / 2;
 #pragma unroll 1
-  for (int item = threadIdx.x / kPairLanes; item < tokens * T::kSliceWarps * kPairs;
-       item += kThreads / kPairLanes) {
-    const int step = item % kPairs * 2 + odd;
-    const int position = item / kPairs % T::kSliceWarps, token = item / kPairs / T::kSliceWarps;
-    const int slice = position * T::kSlicesPerWarp + turn;
-    const int in_matrix = slices.begin(slice) + chunk * T::kChunkSteps + step;
-    if (in_matrix >= slices.begin(slice + 1)) continue;
+  for (int item = threadIdx.x / kPairLanes; item < tokens * pairs; item += kThreads / kPairLanes) {
+    const int token = item / pairs, i = item % pairs * 2 + odd, step = step_of(i);
+    if (step < 0) continue;
     // Columns 4t of a step belong to lane t of its first mma, columns 16 + 4t of its second.
-    const int column = in_matrix * kStepColumns + lane * kCopyColumns;
-    unsigned char* to =
-        shared_memory() +
-        Staged<T>::at(buffer, position, step, token / 8, token % 8 * 4 + lane % 4) + lane / 4 * 8;
+    const int column = step * kStepColumns + lane * kCopyColumns;
+    unsigned char* to = shared_memory() +
+                        ((first + i) * Staged<T>::width(tokens) + token) * kStagedStepBytes +
+                        lane % 4 * 16 + lane / 4 * 8;
     const bf16* row = in.x + static_cast<size_t>(row_of(token)) * in.columns;
     if (in.columns % kCopyColumns == 0) {
       const bool inside = column < in.columns;
@@ -190,6 +207,25 @@ __device__ inline void start_chunk(const Activations& in, const RowOf& row_of, i
     }
   }
   cp_async_commit();
+}
+
+// All of K.
+template <class T, class RowOf>
+__device__ inline void stage_rows(const Activations& in, const RowOf& row_of, int tokens,
+                                  int steps) {
+  stage<T>(in, row_of, tokens, 0, ceil_div(steps, 2) * 2,
+           [&](int i) { return i < steps ? i : -1; });
+}
+
+// Chunk `chunk` of the `turn`-th slice of every position.
+template <class T, class RowOf, class Begins>
+__device__ inline void stage_chunk(const Activations& in, const RowOf& row_of, int tokens,
+                                   const Begins& slices, int turn, int chunk, int buffer) {
+  stage<T>(in, row_of, tokens, buffer * T::kBufferSteps, T::kBufferSteps, [&](int i) {
+    const int slice = i / T::kChunkSteps * T::kSlicesPerWarp + turn;
+    const int step = slices.begin(slice) + chunk * T::kChunkSteps + i % T::kChunkSteps;
+    return step < slices.begin(slice + 1) ? step : -1;
+  });
 }
 
 // The norm's scale of each token of the tile, a warp a token.

@@ -71,13 +71,8 @@ constexpr unsigned kQ6BlockBytes = kQ6DAt + 32;
 struct PanelRows {
   const unsigned char* panel;
 
-  // The lane's number, opaque: otherwise a pointer for every kind of piece is computed before the
-  // K loop and kept in registers that the sums of 64 tokens need.
-  __device__ static int lane() {
-    int lane = static_cast<int>(threadIdx.x) % 32;
-    asm volatile("" : "+r"(lane));
-    return lane;
-  }
+  // Opaque: otherwise a pointer for every kind of piece is computed before the K loop.
+  __device__ static int lane() { return opaque(static_cast<int>(threadIdx.x) % 32); }
   // Each loads where `when` holds, and else leaves `v` as it is.
   // This lane's 16 bytes of a lane[pair] piece.
   __device__ void quants(uint4& v, unsigned at, bool when) const {

@@ -80,6 +80,7 @@ pub struct Engine {
     device: DeviceInfo,
     plan: MemoryPlan,
     load: Arc<Mutex<Load>>,
+    forget_prefixes: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -118,6 +119,12 @@ impl Engine {
         self.queue(|id, events, cancelled| {
             self.prepared.completion(completion, id, events, cancelled)
         })
+    }
+
+    /// Lets no request from now on find keys and values that requests before it left: it then
+    /// takes as long as the first one.
+    pub fn reset_prefix_cache(&self) {
+        self.forget_prefixes.store(true, Ordering::Relaxed);
     }
 
     fn queue(

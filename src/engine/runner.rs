@@ -27,6 +27,7 @@ use crate::sample;
 use crate::schedule::{self, Budget};
 use crate::telemetry::Trace;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -52,6 +53,8 @@ pub(super) struct Runner<D: Device> {
     pub(super) starved: Option<(RequestId, KvError)>,
     /// Shown to whoever asks the engine.
     pub(super) load: Arc<Mutex<Load>>,
+    /// Set by whoever wants cached prefixes gone.
+    pub(super) forget_prefixes: Arc<AtomicBool>,
     /// Where everything is written down, if anywhere.
     pub(super) trace: Option<Arc<Trace>>,
     /// Why nothing can run any more.
@@ -72,6 +75,10 @@ impl<D: Device> Runner<D> {
     /// Runs until every handle is gone.
     pub(super) fn run(mut self) {
         while self.receive() {
+            // What was set before a submission was sent is seen with it.
+            if self.forget_prefixes.swap(false, Ordering::Relaxed) {
+                self.pool.clear_prefixes();
+            }
             self.admit();
             self.launch();
             self.collect_done();

@@ -22,7 +22,7 @@ use crate::policy::speculation::Costs;
 use crate::telemetry::Trace;
 use crate::text::{ChatTemplate, IdMap, SpecialRoles, Tokenizer};
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 /// Which device to run on.
@@ -323,6 +323,7 @@ fn launch<D: Device>(
     device.seal();
     let (inbox, receiver) = std::sync::mpsc::sync_channel(config::QUEUE_MAX);
     let load = Arc::new(Mutex::new(Load::of(&layout)));
+    let forget_prefixes = Arc::new(AtomicBool::new(false));
     let runner = Runner {
         device,
         models,
@@ -338,6 +339,7 @@ fn launch<D: Device>(
         flights: [None, None],
         starved: None,
         load: load.clone(),
+        forget_prefixes: forget_prefixes.clone(),
         trace: options.trace.take(),
         lost: None,
     };
@@ -353,6 +355,7 @@ fn launch<D: Device>(
         device: info,
         plan,
         load,
+        forget_prefixes,
     })
 }
 

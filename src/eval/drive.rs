@@ -235,6 +235,10 @@ fn run_equal(
 
 fn one(engine: &Engine, job: &Job<'_>) -> Result<Record, EvalError> {
     let Job { problem, variant, alone } = *job;
+    if alone {
+        // Of the rows of one problem the first would else pay for the prompt of all.
+        engine.reset_prefix_cache();
+    }
     let mut sampling = variant.sampling.clone();
     sampling.seed = Some(sampling.seed.unwrap_or(0).wrapping_add(problem.index as u64));
     let request = Request {

@@ -52,7 +52,8 @@ pub(super) fn pull(model: &KnownModel, path: &Path, sources: &Sources) -> Result
         fs::rename(&whole, path).with_context(|| path.display().to_string())?;
         fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())
     });
-    drop(lock);
+    // Closing the file is not enough: a child another thread is just starting holds a copy of it.
+    let _ = lock.unlock();
     let _ = fs::remove_file(lock_path);
     // Folders that hold something, of this pull or of another, refuse to go, and should.
     let _ = fs::remove_dir(&partial);
@@ -62,7 +63,7 @@ pub(super) fn pull(model: &KnownModel, path: &Path, sources: &Sources) -> Result
     Ok(())
 }
 
-/// Keeps two pulls of one model apart, for as long as the file is open.
+/// Keeps two pulls of one model apart until the file is unlocked, or closed everywhere.
 fn lock(model: &KnownModel, path: &Path) -> Result<File> {
     let at = || path.display().to_string();
     let file = File::create(path).with_context(at)?;

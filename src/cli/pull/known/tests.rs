@@ -176,7 +176,7 @@ fn two_pulls_of_one_model_do_not_meet() {
     let error = fixture.pull().unwrap_err().to_string();
     assert_eq!(error, "three-parts: another pull of it is under way; wait until it is done");
     assert_eq!(fixture.calls(), 0);
-    drop(other);
+    other.unlock().unwrap();
     fixture.pull().unwrap();
     assert!(!partial.exists());
 }

@@ -201,7 +201,8 @@ impl TokenTile {
         let (tokens, slice_warps) = (self.tokens(), self.slice_warps(width));
         let warp_panels = self.warp_panels();
         let chunk_steps = if slice_warps == 8 { 4 } else { 16 * 8 / tokens };
-        let staged = 2 * slice_warps * chunk_steps * tokens * 64;
+        // A step of an odd number of tokens, 64 bytes each.
+        let staged = 2 * slice_warps * chunk_steps * (tokens | 1) * 64;
         let partials = WARPS * warp_panels * tokens / 8 * PARTIAL_BYTES;
         (staged + partials + tokens * 4) as u32
     }
