@@ -63,7 +63,8 @@ case ${1:-} in
   table)
     complete=()
     for name in "${names[@]}"; do
-      if (($(grep -cF "\"row\":\"$name\"" "$state/state.jsonl") >= 100)); then complete+=("$name"); fi
+      problems=$(grep -F "\"row\":\"$name\"" "$state/state.jsonl" | grep -o '^{"id":"[^"]*"' | sort -u | wc -l) || true
+      if ((problems >= 100)); then complete+=("$name"); fi
     done
     evaluate -- "${complete[@]}" | tee "$state/table.md" ;;
   *) sed -n 's/^# Usage: //p' "$0" >&2; exit 2 ;;
