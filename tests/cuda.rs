@@ -34,3 +34,5 @@ mod rollback;
 mod row_invariance;
 #[path = "cuda/speculation.rs"]
 mod speculation;
+#[path = "common/wanted_rows.rs"]
+mod wanted_rows;

@@ -4,8 +4,12 @@
 mod problems;
 #[path = "common/timeline.rs"]
 mod timeline;
+#[path = "common/wanted_rows.rs"]
+mod wanted_rows;
 
+use forerun::device::KvType;
 use forerun::device::cpu::{CpuDevice, CpuOptions};
+use forerun::device::reference::ReferenceDevice;
 use forerun::engine::{
     Completion, DeviceChoice, Engine, EngineOptions, Event, JudgeText, ModelSource, Pair,
     PolicyOptions, Prompt, Reply, Request,
@@ -524,6 +528,12 @@ fn logits_after_any_feeding_and_forgetting_are_those_of_a_fresh_prefill() {
         let expected = fresh.logits(&[*last]).expect("logits").remove(0);
         assert!(tip.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
+}
+
+#[test]
+fn wanted_rows_have_the_same_bits_where_the_last_layer_leaves_the_others_out() {
+    wanted_rows::have_their_bits_alone(|| CpuDevice::new(CpuOptions::default()).expect("a CPU"));
+    wanted_rows::have_their_bits_alone(|| ReferenceDevice::new(KvType::F32));
 }
 
 /// One of the two embedded models, outside of an engine.

@@ -66,24 +66,21 @@ impl CalibrateArgs {
             problems,
             pace: Pace { timed, ..self.problems.pace() },
             state,
+            rounds: 0,
         };
 
-        let base = Candidate::base();
-        let mut best = Timed { latency_s: session.begin(&base)?, candidate: base };
+        let mut best = Candidate::base();
+        session.begin(&best)?;
         for candidates in [|_: &Candidate| calibrate::judging(), calibrate::additions] {
-            let from = best.candidate.clone();
-            let mut helped = session.round(&best, &candidates(&from))?;
+            let mut helped = session.round(&best, &candidates(&best))?;
             let each: Vec<_> = helped.iter().map(|timed| timed.candidate.clone()).collect();
-            if let Some(all) = calibrate::together(&from, &each) {
+            if let Some(all) = calibrate::together(&best, &each) {
                 helped.extend(session.round(&best, &[all])?);
             }
-            helped.push(best);
-            best = helped
-                .into_iter()
-                .min_by(|a, b| a.latency_s.total_cmp(&b.latency_s))
-                .expect("what was best is among them");
+            let fastest = helped.into_iter().min_by(|a, b| a.of_best.total_cmp(&b.of_best));
+            best = fastest.map_or(best, |timed| timed.candidate);
         }
-        let Candidate { name: row, policy, options, .. } = best.candidate;
+        let Candidate { name: row, policy, options, .. } = best;
         let tuned = Tuned { pair: name, policy, options };
         let json = serde_json::to_string_pretty(&tuned)? + "\n";
         std::fs::write(&self.save, json).with_context(|| format!("--save {:?}", self.save))?;
@@ -92,10 +89,11 @@ impl CalibrateArgs {
     }
 }
 
-/// A candidate and its mean latency on the timed problems.
+/// A candidate that is faster than what was best before its round.
 struct Timed {
     candidate: Candidate,
-    latency_s: f64,
+    /// Its mean latency on the timed problems, of what that took in the same round.
+    of_best: f64,
 }
 
 /// What is measured with, and what was.
@@ -105,38 +103,46 @@ struct Session {
     problems: Vec<Problem>,
     pace: Pace,
     state: State,
+    rounds: usize,
 }
 
 impl Session {
-    /// Runs the base on all problems; gives its latency.
-    fn begin(&mut self, base: &Candidate) -> Result<f64> {
+    /// Runs the base on all problems.
+    fn begin(&mut self, base: &Candidate) -> Result<()> {
         let (variant, all) = (self.variant(base), self.problems.len());
         self.state.check(slice::from_ref(&variant), &self.problems)?;
-        self.measure(&variant, 0..all, self.pace)?;
-        let rows = self.rows(&[variant], self.pace.timed);
-        rows[0].latency_s.context("the base has no latency")
+        self.measure(&variant, 0..all, self.pace)
     }
 
-    /// Times all candidates, then tries those faster than `best`: of every change the fastest that
-    /// is no worse than the base.
-    fn round(&mut self, best: &Timed, candidates: &[Candidate]) -> Result<Vec<Timed>> {
-        let mut variants = vec![self.variant(&Candidate::base())];
+    /// Times all candidates and, beside them, `best` again; then tries those that are faster: of
+    /// every change the fastest that is no worse than the base.
+    fn round(&mut self, best: &Candidate, candidates: &[Candidate]) -> Result<Vec<Timed>> {
+        self.rounds += 1;
+        let again = Variant {
+            name: Some(format!("{}, round {}", best.name, self.rounds)),
+            ..self.variant(best)
+        };
+        let mut variants = vec![self.variant(&Candidate::base()), again.clone()];
         variants.extend(candidates.iter().map(|candidate| self.variant(candidate)));
         self.state.check(&variants, &self.problems)?;
         ui::note(&format!("{} candidates", candidates.len()));
         for problem in 0..self.pace.timed {
             // In turns, so that a machine that slows down slows all of them.
-            for variant in &variants {
-                self.measure(variant, problem..problem + 1, self.pace)?;
+            let which = problem..problem + 1;
+            self.make(&again, which.clone(), self.pace)?;
+            for variant in &variants[2..] {
+                self.measure(variant, which.clone(), self.pace)?;
             }
         }
         let rows = self.rows(&variants, self.pace.timed);
         writeln!(std::io::stdout(), "{}", table::markdown(&rows))?;
+        let best_s = rows[1].latency_s.context("what is best so far has no latency")?;
         let mut helped: Vec<Timed> = vec![];
-        for (candidate, latency_s) in calibrate::faster(candidates, &rows, best.latency_s) {
+        for (candidate, latency_s) in calibrate::faster(candidates, &rows, best_s) {
             let is_taken = helped.iter().any(|timed| timed.candidate.change == candidate.change);
-            if !is_taken && (candidate.says_like(&best.candidate) || self.holds_up(candidate)?) {
-                helped.push(Timed { candidate: candidate.clone(), latency_s });
+            if !is_taken && (candidate.says_like(best) || self.holds_up(candidate)?) {
+                let of_best = latency_s / best_s;
+                helped.push(Timed { candidate: candidate.clone(), of_best });
             }
         }
         Ok(helped)
@@ -162,9 +168,10 @@ impl Session {
         }
     }
 
-    /// Makes the records of some problems that are not there yet.
+    /// Makes the records of some problems that are not there yet, or takes over those that another
+    /// threshold made.
     fn measure(&mut self, variant: &Variant, which: Range<usize>, pace: Pace) -> Result<()> {
-        let problems = &self.problems[which];
+        let problems = &self.problems[which.clone()];
         let key = variant.key();
         for problem in problems {
             let mine = |r: &&Record| r.id == problem.id && (!r.concurrent || pace.timed == 0);
@@ -175,6 +182,12 @@ impl Session {
                 self.state.push(copy)?;
             }
         }
+        self.make(variant, which, pace)
+    }
+
+    /// Makes the records of some problems that are not there yet.
+    fn make(&mut self, variant: &Variant, which: Range<usize>, pace: Pace) -> Result<()> {
+        let problems = &self.problems[which];
         let jobs = drive::jobs(problems, slice::from_ref(variant), self.state.records(), pace);
         let never = AtomicBool::new(false);
         let state = &mut self.state;

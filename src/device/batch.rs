@@ -134,6 +134,9 @@ pub struct FedRow {
     pub drawn: Drawn,
 }
 
+/// A pass of so few rows costs the same without some of them.
+const FEW_ROWS: usize = 8;
+
 /// One forward pass for one model.
 #[derive(Debug, Clone, Default)]
 pub struct RaggedBatch {
@@ -152,6 +155,9 @@ pub struct RaggedBatch {
     /// Rows whose entry in `tokens` is replaced by what the pass before draws; see
     /// [`super::Device::feed`].
     pub fed: Vec<FedRow>,
+    /// `[T]` where the rows of a batch that was split off were, ascending; see
+    /// [`Self::split_off_wanted`]. Empty in every other.
+    pub kept: Vec<usize>,
 }
 
 impl RaggedBatch {
@@ -165,6 +171,64 @@ impl RaggedBatch {
     #[must_use]
     pub fn full_rows(&self) -> usize {
         self.heads.iter().filter(|h| h.kind == HeadKind::Full).count()
+    }
+
+    /// Moves heads and samples to a new batch, whose rows are those that heads ask for: behind the
+    /// last layer's keys and values nobody reads the others. `None`, and nothing moves, where too
+    /// few could be left out to be worth it. Rows of a tree stay together.
+    ///
+    /// The new batch sees the keys that its rows see in this one, which have to be there.
+    ///
+    /// # Panics
+    /// If the batch is not a valid one.
+    #[must_use]
+    pub fn split_off_wanted(&mut self) -> Option<Self> {
+        let rows = self.rows();
+        let mut wanted = vec![false; rows];
+        self.heads.iter().for_each(|head| wanted[head.row] = true);
+        for group in self.groups.iter().filter(|group| matches!(group.mask, Mask::Tree(_))) {
+            let wanted = &mut wanted[group.rows.clone()];
+            wanted.fill(wanted.contains(&true));
+        }
+        let kept: Vec<usize> = (0..rows).filter(|row| wanted[*row]).collect();
+        if rows <= FEW_ROWS || 2 * kept.len() > rows {
+            return None;
+        }
+        let mut groups = vec![];
+        for group in &self.groups {
+            let begin = kept.partition_point(|row| *row < group.rows.start);
+            let end = kept.partition_point(|row| *row < group.rows.end);
+            let mut next = begin;
+            for run in kept[begin..end].chunk_by(|a, b| a + 1 == *b) {
+                let len = group.own.len + run[0] - group.rows.start;
+                let rows = next..next + run.len();
+                next = rows.end;
+                let own = Span { len, ..group.own.clone() };
+                groups.push(RowGroup { rows, own, ..group.clone() });
+            }
+        }
+        let of = |head: HeadRow| HeadRow {
+            row: kept.binary_search(&head.row).expect("a wanted row is kept"),
+            ..head
+        };
+        Some(Self {
+            tokens: kept.iter().map(|row| self.tokens[*row]).collect(),
+            positions: kept.iter().map(|row| self.positions[*row]).collect(),
+            groups,
+            pages: self.pages.clone(),
+            heads: std::mem::take(&mut self.heads).into_iter().map(of).collect(),
+            samples: std::mem::take(&mut self.samples),
+            fed: vec![],
+            kept,
+        })
+    }
+
+    /// Moves the rows of `values`, `[rows before the split, width]`, to where they are in this
+    /// batch.
+    pub(super) fn keep_rows(&self, values: &mut [f32], width: usize) {
+        for (to, from) in self.kept.iter().enumerate() {
+            values.copy_within(from * width..(from + 1) * width, to * width);
+        }
     }
 
     /// Replaces the tokens of fed rows by what the pass before drew.
@@ -329,3 +393,6 @@ pub struct Results {
     /// The first batch row whose head produced a NaN or an infinity. Results are then meaningless.
     pub non_finite_row: Option<usize>,
 }
+
+#[cfg(test)]
+mod tests;

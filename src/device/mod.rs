@@ -353,6 +353,18 @@ pub trait Device: Send + Sync + 'static {
         pool: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
+    /// Goes on with the rows of `batch` alone, which [`RaggedBatch::split_off_wanted`] split off the
+    /// pass under way: `q[i] = q[kept[i]]` and `hidden[i] = hidden[kept[i]]`, in place. The next
+    /// operation to read `hidden` is [`Device::project`].
+    fn keep_rows(
+        &self,
+        stream: &Self::Stream,
+        shape: &Shape,
+        batch: &Self::Batch,
+        q: &mut Self::Buffer,
+        hidden: &mut Self::Buffer,
+    ) -> Result<(), DeviceError>;
+
     /// `out[t, h, :] = softmax(q[t, h, :] · K / sqrt(D)) V` over the keys row `t` may see
     /// ([`RaggedBatch::key`]), head `h` reading KV head `h / (H / G)`. `out` is `[T, H, D]`. Slots
     /// no row sees may hold anything, NaN included.

@@ -58,9 +58,20 @@ pub enum Operation {
 
 /// A chain of passes that was launched and not yet collected.
 pub struct InFlight<D: Device> {
+    /// Each as its heads see it: whole, or what was split off for them.
     batches: Vec<D::Batch>,
-    /// Positions of the rows of each, for the error path.
-    positions: Vec<Vec<u32>>,
+    /// For the error path.
+    origins: Vec<Origin<D>>,
+}
+
+/// Where the rows of a pass come from.
+struct Origin<D: Device> {
+    /// The pass as its first layers see it, if that is another batch.
+    body: Option<D::Batch>,
+    /// Of its rows.
+    positions: Vec<u32>,
+    /// Of the rows that were split off: which of these they are.
+    kept: Vec<usize>,
 }
 
 impl<D: Device> Model<D> {
@@ -174,11 +185,11 @@ impl<D: Device> Model<D> {
         done: &mut dyn FnMut(Operation),
     ) -> Result<InFlight<D>, DeviceError> {
         assert!(chain.len() <= CHAIN_MAX, "{} passes in a chain", chain.len());
-        let mut flight = InFlight { batches: vec![], positions: vec![] };
+        let mut flight = InFlight { batches: vec![], origins: vec![] };
         for batch in chain {
-            flight.positions.push(batch.positions.clone());
-            let staged = self.enqueue(device, pool, batch, &flight.batches, done)?;
-            flight.batches.push(staged);
+            let (batch, origin) = self.enqueue(device, pool, batch, &flight.batches, done)?;
+            flight.batches.push(batch);
+            flight.origins.push(origin);
         }
         device.submit(&self.stream)?;
         Ok(flight)
@@ -189,16 +200,18 @@ impl<D: Device> Model<D> {
         &mut self,
         device: &D,
         pool: &mut D::Buffer,
-        batch: RaggedBatch,
+        mut batch: RaggedBatch,
         before: &[D::Batch],
         done: &mut dyn FnMut(Operation),
-    ) -> Result<D::Batch, DeviceError> {
+    ) -> Result<(D::Batch, Origin<D>), DeviceError> {
         let (limits, page_tokens) = (self.limits, self.shape.page_tokens);
         if let Err(what) = batch.validate(self.architecture.vocab, page_tokens, limits.positions) {
             panic!("malformed batch for {}: {what}", self.name);
         }
         assert!(batch.rows() <= limits.rows && batch.full_rows() <= limits.full_rows);
         assert!(batch.fed.is_empty() || !before.is_empty(), "no pass before the first");
+        let wanted = batch.split_off_wanted();
+        let mut origin = Origin { body: None, positions: batch.positions.clone(), kept: vec![] };
         let mut batch = device.stage(&self.stream, batch)?;
         let w = &mut self.workspace;
         if let Some(last) = before.last() {
@@ -207,16 +220,32 @@ impl<D: Device> Model<D> {
         let (table, norm) = (self.weights.embed(), self.weights.norm_of(0));
         device.embed(&self.stream, table, &batch, norm, &mut w.hidden)?;
         done(Operation::Embed);
-        for layer in 0..self.shape.layers {
-            self.layer(device, layer, &batch, pool, done)?;
+        let last = self.shape.layers - 1;
+        for layer in 0..last {
+            self.append(device, layer, &batch, pool, done)?;
+            self.attend(device, layer, &batch, pool, done)?;
         }
+        // Behind the last layer's keys and values only the rows that are asked for count.
+        self.append(device, last, &batch, pool, done)?;
+        match wanted {
+            None => {}
+            Some(wanted) if wanted.rows() == 0 => return Ok((batch, origin)),
+            Some(wanted) => {
+                origin.kept.clone_from(&wanted.kept);
+                let wanted = device.stage(&self.stream, wanted)?;
+                let w = &mut self.workspace;
+                device.keep_rows(&self.stream, &self.shape, &wanted, &mut w.q, &mut w.hidden)?;
+                origin.body = Some(std::mem::replace(&mut batch, wanted));
+            }
+        }
+        self.attend(device, last, &batch, pool, done)?;
         let w = &mut self.workspace;
         let head = self.weights.head();
         let (stream, shape, results) = (&self.stream, &self.shape, &mut w.results[before.len()]);
         device.head(stream, shape, &head, &batch, &w.hidden, &mut w.logits, results)?;
         device.sample(stream, &batch, &w.logits, results)?;
         done(Operation::Head);
-        Ok(batch)
+        Ok((batch, origin))
     }
 
     /// Whether [`Self::collect`] would not wait.
@@ -266,7 +295,8 @@ impl<D: Device> Model<D> {
         device.read(&self.stream, pool, start, count)
     }
 
-    fn layer(
+    /// The first half of a layer: queries, and keys and values in their places.
+    fn append(
         &mut self,
         device: &D,
         layer: usize,
@@ -275,19 +305,23 @@ impl<D: Device> Model<D> {
         done: &mut dyn FnMut(Operation),
     ) -> Result<(), DeviceError> {
         let (stream, shape, w) = (&self.stream, &self.shape, &mut self.workspace);
-        let weights = &self.weights.layers[layer];
-        device.qkv(
-            stream,
-            shape,
-            layer,
-            &weights.qkv,
-            &self.rope,
-            batch,
-            &w.hidden,
-            &mut w.q,
-            pool,
-        )?;
+        let weights = &self.weights.layers[layer].qkv;
+        device.qkv(stream, shape, layer, weights, &self.rope, batch, &w.hidden, &mut w.q, pool)?;
         done(Operation::Qkv);
+        Ok(())
+    }
+
+    /// The rest of it.
+    fn attend(
+        &mut self,
+        device: &D,
+        layer: usize,
+        batch: &D::Batch,
+        pool: &D::Buffer,
+        done: &mut dyn FnMut(Operation),
+    ) -> Result<(), DeviceError> {
+        let (stream, shape, w) = (&self.stream, &self.shape, &mut self.workspace);
+        let weights = &self.weights.layers[layer];
         device.attention(stream, shape, layer, batch, &w.q, pool, &mut w.attended)?;
         done(Operation::Attention);
         let norm = &weights.gate_up.norm;
@@ -311,7 +345,9 @@ impl<D: Device> Model<D> {
         pass: usize,
         head_row: usize,
     ) -> Result<DeviceError, DeviceError> {
-        let (batch, positions) = (&flight.batches[pass], &flight.positions[pass]);
+        let Origin { body, positions, kept } = &flight.origins[pass];
+        let batch = body.as_ref().unwrap_or(&flight.batches[pass]);
+        let head_row = kept.get(head_row).copied().unwrap_or(head_row);
         let (rows, width) = (positions.len(), self.shape.hidden);
         let error = |layer: String, row: usize| DeviceError::NonFinite {
             model: self.name.clone(),
@@ -325,7 +361,8 @@ impl<D: Device> Model<D> {
             return Ok(error("embedding".into(), row));
         }
         for layer in 0..self.shape.layers {
-            self.layer(device, layer, batch, pool, &mut |_| ())?;
+            self.append(device, layer, batch, pool, &mut |_| ())?;
+            self.attend(device, layer, batch, pool, &mut |_| ())?;
             let found =
                 device.first_non_finite(&self.stream, &self.workspace.hidden, rows, width)?;
             if let Some(row) = found {

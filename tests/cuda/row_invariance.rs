@@ -5,6 +5,7 @@ use crate::device::{device, seed};
 use crate::emulator::kernels;
 use crate::harness::{Model, Spec};
 use crate::probes::{assert_same_rows, company, in_chunks};
+use crate::wanted_rows;
 use forerun::device::BlockType;
 
 #[test]
@@ -42,5 +43,12 @@ fn no_order_of_warps_or_ctas_changes_a_bit() {
     let first = run(1);
     for s in [2, 3] {
         assert_same_rows(&first, &run(s), &format!("seed {s}"));
+    }
+}
+
+#[test]
+fn wanted_rows_have_the_same_bits_where_the_last_layer_leaves_the_others_out() {
+    if kernels() {
+        wanted_rows::have_their_bits_alone(device);
     }
 }

@@ -34,6 +34,7 @@ use matrix::{Activations, Matrix, Need, Product};
 use memory::{Account, Region, Reservation};
 use norm::RmsNorm;
 pub use roof::Roof;
+use roof::processor_name;
 use simd::SimdLevel;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -316,6 +317,19 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn keep_rows(
+        &self,
+        _stream: &CpuStream,
+        shape: &Shape,
+        batch: &RaggedBatch,
+        q: &mut CpuBuffer,
+        hidden: &mut CpuBuffer,
+    ) -> Result<(), DeviceError> {
+        batch.keep_rows(q.floats_mut(), shape.heads * shape.head_dim);
+        batch.keep_rows(hidden.floats_mut(), shape.hidden);
+        Ok(())
+    }
+
     fn attention(
         &self,
         stream: &CpuStream,
@@ -500,12 +514,4 @@ impl Device for CpuDevice {
 fn product<'a>(weights: &'a Linear<CpuDevice>, add: bool, out: &'a mut [f32]) -> Product<'a> {
     let bias = weights.bias.as_ref().map(|b| &b.values[..]);
     Product { matrix: &weights.matrix.matrix, bias, add, out }
-}
-
-/// The processor's own name, or its architecture where the system does not say.
-fn processor_name() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
-    line.and_then(|line| line.split_once(':'))
-        .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }

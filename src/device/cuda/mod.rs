@@ -45,6 +45,7 @@ use ops::embed::{EmbedParams, embed};
 use ops::feed::feed;
 use ops::gate_up::{GateUpParams, gate_up};
 use ops::head::{self, HeadParams};
+use ops::keep::{KeepParams, keep};
 use ops::labels::{LabelsParams, labels};
 use ops::matrix::{Matrix, Preparation, PreparedRows, SplitSums};
 use ops::project::{ProjectParams, project};
@@ -524,6 +525,25 @@ impl Device for CudaDevice {
         };
         let append = rope_append(rows, shape, layer, &buffers);
         stream.enqueue([qkv::qkv_sums(rows, self.sms(), &input, sums), append]);
+        Ok(())
+    }
+
+    fn keep_rows(
+        &self,
+        stream: &CudaStream,
+        shape: &Shape,
+        batch: &CudaBatch,
+        q: &mut CudaBuffer,
+        hidden: &mut CudaBuffer,
+    ) -> Result<(), DeviceError> {
+        stream.enqueue([keep(&KeepParams {
+            batch: batch.view,
+            kept: batch.kept,
+            q: q.address,
+            hidden: hidden.address,
+            q_columns: (shape.heads * shape.head_dim) as i32,
+            columns: shape.hidden as i32,
+        })]);
         Ok(())
     }
 

@@ -46,6 +46,8 @@ pub struct CudaBatch {
     pub(super) allowed: Address,
     /// Rows the pass before feeds.
     pub(super) fed: Address,
+    /// Where its rows were in the pass it was split off.
+    pub(super) kept: Address,
     /// Where its results go; set by the stream.
     pub(super) results_at: Address,
     host: RaggedBatch,
@@ -156,6 +158,7 @@ impl CudaBatch {
         let (edits, allowed) = (blob.array(&samples.edits)?, blob.array(&samples.allowed)?);
         let fed: Vec<Fed> = batch.fed.iter().map(Fed::from).collect();
         let fed = blob.array(&fed)?;
+        let kept = blob.array(&integers(batch.kept.iter().copied()))?;
         let buckets = Buckets {
             rows: bucket(batch.rows()),
             attention_work: bucket(plan.work.len()),
@@ -166,7 +169,18 @@ impl CudaBatch {
         };
         let (bytes, labels) = (blob.at, heads.labels.len());
         let results_at = Address::default();
-        Ok(Self { view, buckets, bytes, edits, allowed, fed, results_at, host: batch, labels })
+        Ok(Self {
+            view,
+            buckets,
+            bytes,
+            edits,
+            allowed,
+            fed,
+            kept,
+            results_at,
+            host: batch,
+            labels,
+        })
     }
 
     /// Where the results of this batch go.

@@ -230,6 +230,19 @@ impl Device for ReferenceDevice {
         Ok(())
     }
 
+    fn keep_rows(
+        &self,
+        _stream: &(),
+        shape: &Shape,
+        batch: &RaggedBatch,
+        q: &mut ReferenceBuffer,
+        hidden: &mut ReferenceBuffer,
+    ) -> Result<(), DeviceError> {
+        batch.keep_rows(&mut q.0, shape.heads * shape.head_dim);
+        batch.keep_rows(&mut hidden.0, shape.hidden);
+        Ok(())
+    }
+
     fn attention(
         &self,
         _stream: &(),

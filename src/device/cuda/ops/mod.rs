@@ -12,6 +12,7 @@ pub(crate) mod embed;
 pub(crate) mod feed;
 pub(crate) mod gate_up;
 pub(crate) mod head;
+pub(crate) mod keep;
 pub(crate) mod labels;
 pub(crate) mod matrix;
 pub(crate) mod project;
@@ -21,7 +22,7 @@ pub(crate) mod sample;
 
 /// Every parameter struct: the file of its kernel, the array that file exports, and what this side
 /// has: its size and the offsets of its fields.
-pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 16] {
+pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 17] {
     [
         ("accept", "forerun_accept_layout", accept::AcceptBuffers::layout()),
         ("attention", "forerun_attention_layout", attention::AttentionParams::layout()),
@@ -32,6 +33,7 @@ pub(super) fn layouts() -> [(&'static str, &'static str, &'static [u32]); 16] {
         ("gate_up", "forerun_gate_up_layout", gate_up::GateUpParams::layout()),
         ("head", "forerun_head_layout", head::HeadParams::layout()),
         ("head", "forerun_head_finish_layout", head::HeadFinishParams::layout()),
+        ("keep", "forerun_keep_layout", keep::KeepParams::layout()),
         ("labels", "forerun_labels_layout", labels::LabelsParams::layout()),
         ("project", "forerun_project_layout", project::ProjectParams::layout()),
         ("qkv", "forerun_qkv_layout", qkv::QkvParams::layout()),
