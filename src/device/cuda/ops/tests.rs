@@ -33,13 +33,13 @@ const SMS: usize = 16;
 fn a_projection_has_a_cta_for_every_panel_of_few_tokens_and_every_four_or_eight_of_many() {
     // 900 rows are 57 panels.
     for (rows, kernel, grid, shared) in [
-        (1, "forerun_project_n8", [1, 57, 1], 36_896),
-        (8, "forerun_project_n8", [1, 57, 1], 36_896),
-        (9, "forerun_project_n16", [1, 57, 1], 73_792),
-        (17, "forerun_project_n32", [1, 15, 1], 49_280),
-        (64, "forerun_project_n64", [1, 8, 2], 98_560),
-        (65, "forerun_project_n64", [2, 8, 1], 98_560),
-        (300, "forerun_project_n64", [5, 8, 1], 98_560),
+        (1, "forerun_project_n8", [1, 57, 1], 40_992),
+        (8, "forerun_project_n8", [1, 57, 1], 40_992),
+        (9, "forerun_project_n16", [1, 57, 1], 77_888),
+        (17, "forerun_project_n32", [1, 15, 1], 50_304),
+        (64, "forerun_project_n64", [1, 8, 2], 99_072),
+        (65, "forerun_project_n64", [2, 8, 1], 99_072),
+        (300, "forerun_project_n64", [5, 8, 1], 99_072),
     ] {
         let launch = project::project(rows, SMS, &project_params());
         assert_eq!((launch.kernel, launch.grid), (kernel, grid), "{rows} rows");
