@@ -353,9 +353,9 @@ pub trait Device: Send + Sync + 'static {
         pool: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
-    /// Goes on with the rows of `batch` alone, which [`RaggedBatch::split_off_wanted`] split off the
-    /// pass under way: `q[i] = q[kept[i]]` and `hidden[i] = hidden[kept[i]]`, in place. The next
-    /// operation to read `hidden` is [`Device::project`].
+    /// Goes on with the rows of `batch` alone, which [`RaggedBatch::split_off_wanted`] split off
+    /// the pass under way: `q[i] = q[kept[i]]` and `hidden[i] = hidden[kept[i]]`, in place. The
+    /// next operation to read `hidden` is [`Device::project`].
     fn keep_rows(
         &self,
         stream: &Self::Stream,

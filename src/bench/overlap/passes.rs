@@ -4,8 +4,8 @@
 //! Rows between kernels stay in the L2. A pass is launched for its rows rounded up to a power of
 //! two; operations are those of rows rounded up to eight. How many launches an operation takes and
 //! how it is cut into CTAs is data of the kernels ([`CUTS`]); `tests/overlap_model.rs` compares all
-//! of it with what the software GPU counts. The last layer is taken for one like the others: that it
-//! multiplies only the rows that are asked for changes its operations, not its bytes.
+//! of it with what the software GPU counts. The last layer is taken for one like the others: that
+//! it multiplies only the rows that are asked for changes its operations, not its bytes.
 
 use super::Kernel;
 use crate::device::{Device, Shape};

@@ -1,3 +1,5 @@
+//! What is split off a pass sees what it saw in it.
+
 use super::*;
 
 const PAGE_TOKENS: usize = 4;
