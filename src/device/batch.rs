@@ -184,6 +184,9 @@ impl RaggedBatch {
     #[must_use]
     pub fn split_off_wanted(&mut self) -> Option<Self> {
         let rows = self.rows();
+        if rows <= FEW_ROWS {
+            return None;
+        }
         let mut wanted = vec![false; rows];
         self.heads.iter().for_each(|head| wanted[head.row] = true);
         for group in self.groups.iter().filter(|group| matches!(group.mask, Mask::Tree(_))) {
@@ -191,7 +194,7 @@ impl RaggedBatch {
             wanted.fill(wanted.contains(&true));
         }
         let kept: Vec<usize> = (0..rows).filter(|row| wanted[*row]).collect();
-        if rows <= FEW_ROWS || 2 * kept.len() > rows {
+        if 2 * kept.len() > rows {
             return None;
         }
         let mut groups = vec![];
