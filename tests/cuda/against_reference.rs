@@ -75,9 +75,9 @@ fn a_projection_is_within_its_bound_for_every_block_type_and_row_count() {
     }
     let counts = [1, 2, 3, 7, 8, 9, 16, 17, 64, 65, 100];
     for (case, kind) in BlockType::ALL.into_iter().enumerate() {
-        // One for each: a device gives nothing back before its end.
-        let device = device();
         for (n, k) in [(19, 256), (64, 1280)] {
+            // One for each: a device gives nothing back before its end.
+            let device = device();
             for (i, rows) in counts.into_iter().enumerate() {
                 if !full() && (i + case) % 3 != 0 {
                     continue;
@@ -186,7 +186,6 @@ fn attention_is_that_of_the_reference_over_heads_pages_and_masks() {
     if !kernels() {
         return;
     }
-    let device = device();
     let ratios = [(1, 32), (2, 64), (3, 64), (4, 32), (5, 128), (6, 80), (7, 128), (8, 32)];
     let lengths = [
         (1, 0),
@@ -207,6 +206,8 @@ fn attention_is_that_of_the_reference_over_heads_pages_and_masks() {
     ];
     let mut case = 0;
     for (r, (ratio, d)) in ratios.into_iter().enumerate() {
+        // One for each: a device gives nothing back before its end.
+        let device = device();
         for (l, (rows, prefix_len)) in lengths.into_iter().enumerate() {
             case += 1;
             if !full() && (l + r) % 4 != 0 {
