@@ -89,7 +89,7 @@ fn best_seconds(threads: &Threads, simd: SimdLevel, copies: &[Matrix], tokens: u
         let start = Instant::now();
         for w in &copies[first..first + per_figure] {
             activations.prepare(threads, simd, &x, tokens, k, w.need());
-            multiply(threads, simd, w, None, &activations, &mut out);
+            multiply(threads, simd, w, w.rows(), &activations, &mut out);
         }
         best = best.min(start.elapsed().as_secs_f64() / per_figure as f64);
         if started.elapsed() > PATIENCE {

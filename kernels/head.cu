@@ -6,12 +6,15 @@
 // (common/weights.cuh). Only heads of kind Full store logits, f32 [full rows, V]. forerun_head
 // reduces the 256 logits of its CTA to a LogitSummary, forerun_head_finish merges a head's
 // summaries and writes its HeadResult. Several heads may name one row.
-// Workspace: summaries [heads][ceil(V / 256)] of 16 bytes; targets [heads] f32, the logit that a
-// LogProb head asks about, written by the one CTA that has it.
-// Grid of forerun_head: x = ceil(heads / heads of the tile), y = ceil(V / 256); 256 threads, for
-// one tile of vocabulary rows after another. Entries forerun_head_n8, _n16, _n32, _n64 differ in
-// heads a tile only and give the same bits: common/linear.cuh has the order of summation, and the
-// shared memory; summaries are merged by panel of 16 rows in order of ids.
+// A head looks at its first `ids`, all of V or whole CTAs of them: what lies behind is not read for
+// it alone, and its row of logits undefined there. The grid reaches as far as the head that looks
+// at most.
+// Workspace: summaries [heads][ceil(most ids / 256)] of 16 bytes; targets [heads] f32, the logit
+// that a LogProb head asks about, written by the one CTA that has it.
+// Grid of forerun_head: x = ceil(heads / heads of the tile), y = ceil(most ids / 256); 256 threads,
+// for one tile of vocabulary rows after another. Entries forerun_head_n8, _n16, _n32, _n64 differ
+// in heads a tile only and give the same bits: common/linear.cuh has the order of summation, and
+// the shared memory; summaries are merged by panel of 16 rows in order of ids.
 // Grid of forerun_head_finish: heads; 256 threads; thread i merges summaries i, i + 256, ..., then
 // threads merge in a tree.
 // Bound: memory, the bytes of W. Error: one bf16 rounding of each x g.
@@ -154,10 +157,10 @@ __device__ inline void head_finish(const HeadFinishParams& p) {
   if (idle) return;
   const LogitSummary* summaries =
       p.summaries + static_cast<size_t>(index) * p.summaries_per_head;
+  const VocabHead head = p.batch.vocab_heads[index];
+  const int count = ceil_div(head.ids, kHeadFeatures);
   LogitSummary summary = LogitSummary::none();
-  for (int i = thread; i < p.summaries_per_head; i += kThreads) {
-    summary = merge(summary, summaries[i]);
-  }
+  for (int i = thread; i < count; i += kThreads) summary = merge(summary, summaries[i]);
   shared[thread] = summary;
   for (int half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
@@ -165,7 +168,6 @@ __device__ inline void head_finish(const HeadFinishParams& p) {
   }
   if (thread != 0) return;
   summary = shared[0];
-  const VocabHead head = p.batch.vocab_heads[index];
   HeadResult result = {0.0f, 0, summary.non_finite, 0};
   if (head.kind == kArgmax) {
     result.value = summary.largest;

@@ -318,7 +318,7 @@ extern "C" __device__ __attribute__((used)) const unsigned int forerun_sample_la
     offsetof(forerun::Sample, first_edit),
     offsetof(forerun::Sample, edits),
     offsetof(forerun::Sample, allowed),
-    offsetof(forerun::Sample, reserved),
+    offsetof(forerun::Sample, ids),
     sizeof(forerun::SampleEdit),
     offsetof(forerun::SampleEdit, id),
     offsetof(forerun::SampleEdit, bias),

@@ -43,6 +43,9 @@ pub const COMPLETION_TOKENS: u32 = 16;
 pub const DRAIN_S: u64 = 30;
 /// Keys one attention split covers. Part of the numerics: the order of summation depends on it.
 pub const ATTENTION_SPLIT_KEYS: usize = 512;
+/// A head looks at all ids or at the first of them, so many times this: devices multiply the rows
+/// of a head in groups of as many.
+pub const FIRST_IDS_STEP: usize = 256;
 /// Tokens the answer phase may take.
 pub const ANSWER_TOKENS_MAX: u32 = 1024;
 /// Tokens proposed to a decode at a time, at most (SpecReason §4.2 proposes 5).

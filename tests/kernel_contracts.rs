@@ -87,12 +87,15 @@ fn check(measured: &[(Fixture, Mix, &[Pass], &[Pass])]) {
 
 /// A full-size layer at one and eight rows.
 const FEW_ROWS: &[Pass] = &[Pass::Decode, Pass::Verify];
-/// What scoring by ten labels is compared with.
-const HEADS: &[Pass] = &[Pass::Decode, Pass::Score];
+/// One token of all ids, one of the first, and ten labels.
+const HEADS: &[Pass] = &[Pass::Decode, Pass::Propose, Pass::Score];
 
 #[test]
 fn kernels_at_the_sizes_of_a_0_5b_model_keep_their_contracts() {
-    check(&[(CODER_0_5B, Mix::Bf16, FEW_ROWS, &[]), (CODER_0_5B, Mix::Q4_K_M, FEW_ROWS, &[])]);
+    check(&[
+        (CODER_0_5B, Mix::Bf16, FEW_ROWS, &[]),
+        (CODER_0_5B, Mix::Q4_K_M, FEW_ROWS, &[Pass::Propose]),
+    ]);
 }
 
 /// Those of `Qwen2.5-Coder-1.5B` are the same.

@@ -14,7 +14,7 @@ use forerun::engine::{
     DeviceChoice, Engine, EngineOptions, Event, ModelSource, Pair, PolicyOptions, Reply, Request,
     Thinking, Urgency,
 };
-use forerun::policy::{AnswerBy, PolicyKind, Proposer, WindowSize};
+use forerun::policy::{AnswerBy, DraftVocab, PolicyKind, Proposer, WindowSize};
 use forerun::sample::SamplingOverrides;
 use forerun::telemetry::{Phase, Trace};
 use problems::questions;
@@ -245,6 +245,35 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
                 assert!(parked, "{what}: nobody was parked");
             }
         }
+    }
+}
+
+#[test]
+fn a_draft_that_proposes_from_its_first_ids_changes_no_token() {
+    let questions = questions(6);
+    for sampling in [SamplingOverrides::default(), warm(), penalised()] {
+        let (text, plain) = (Shared::default(), PolicyOptions::default());
+        let want = ask(&engine(|_| {}), &questions, PolicyKind::Base, &plain, &sampling);
+        let beyond = want.iter().flat_map(|r| &r.ids).filter(|id| id.0 >= 256).count();
+        assert!(beyond > 0, "the base writes ids that are not proposed");
+        let trace = Arc::new(Trace::to(text.clone()).expect("a trace"));
+        let engine = engine(|o| o.trace = Some(trace.clone()));
+        for branches in [1, 3] {
+            let options = PolicyOptions {
+                branches: Some(branches),
+                draft_vocab: Some(DraftVocab::First(200)),
+                ..proposing(Proposer::Draft, WindowSize::Fixed(4))
+            };
+            let got = ask(&engine, &questions, PolicyKind::SpecDecode, &options, &sampling);
+            assert_same(&got, &want, &format!("{branches} branches, {sampling:?}"));
+            assert!(counts(&got).1 > 0, "what is proposed agrees now and then");
+        }
+        drop((engine, trace));
+        let events: Vec<Value> =
+            serde_json::from_slice(&text.0.lock().expect("a lock")).expect("an array in JSON");
+        let proposed = events.iter().filter_map(|e| e["args"]["proposed"].as_array());
+        let proposed: Vec<u64> = proposed.flatten().filter_map(Value::as_u64).collect();
+        assert!(proposed.len() > 100 && proposed.iter().all(|id| *id < 256), "rounded up to 256");
     }
 }
 

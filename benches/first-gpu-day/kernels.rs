@@ -306,7 +306,7 @@ impl Bench {
                 mask: Mask::Causal,
             }],
             pages: (0..pages as u32).map(PageId).collect(),
-            heads: head.into_iter().map(|kind| HeadRow { row: rows - 1, kind }).collect(),
+            heads: head.into_iter().map(|kind| HeadRow::new(rows - 1, kind)).collect(),
             ..RaggedBatch::default()
         };
         let batch = self.device.stage(&self.stream, batch)?;

@@ -99,6 +99,11 @@ fn of_traffic(model: &Model) -> Vec<Contract> {
             rest / all_bytes,
         ));
     }
+    if let Some(head) = model.of(Part::Head, Pass::Propose, Op::Head) {
+        let ratio = bytes(head, &[Region::Weights]) as f64 / head.weight_bytes as f64;
+        let name = "bytes of a head's first ids requested, of those there are";
+        all.push(Contract::new(name, named(model, Pass::Propose), Bound::AtMost(1.05), ratio));
+    }
     let head = |pass| model.of(Part::Head, pass, Op::Head).map(|m| bytes(m, &Region::ALL) as f64);
     if let (Some(labels), Some(full)) = (head(Pass::Score), head(Pass::Decode)) {
         let name = "bytes of ten labels, of the whole head's";

@@ -57,7 +57,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let same = models.iter().find(|m| m.mix == mix && m.fixture.has_sizes_of(&fixture));
             let measured = match same {
                 Some(same) => same.measured.clone(),
-                None => measure(&fixture, mix, &Pass::ALL, &[Pass::Decode, Pass::Score]),
+                None => {
+                    measure(&fixture, mix, &Pass::ALL, &[Pass::Decode, Pass::Propose, Pass::Score])
+                }
             };
             models.push(Model { fixture, mix, measured });
         }

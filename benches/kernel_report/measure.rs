@@ -28,6 +28,8 @@ const MEMORY_BYTES: &str = "8589934592";
 const FILL_ROWS: usize = 256;
 /// Columns of the projection that fills it.
 const FILL_COLUMNS: usize = 32;
+/// Ids that a draft proposes from, of the two numbers `auto` knows the smaller.
+const PROPOSED_IDS: usize = 1 << 15;
 /// Rows of the table that hidden states come from.
 const EMBEDDED: usize = 64;
 
@@ -36,6 +38,8 @@ const EMBEDDED: usize = 64;
 pub(crate) enum Pass {
     /// One token.
     Decode,
+    /// One token of the first [`PROPOSED_IDS`] ids: a decode up to its head.
+    Propose,
     /// Eight rows of one branch.
     Verify,
     /// [`SCORED_ROWS`]: a step, then a scratch suffix, and [`LABELS`] probabilities.
@@ -43,13 +47,13 @@ pub(crate) enum Pass {
 }
 
 impl Pass {
-    /// All of them.
+    /// All that differ before the head.
     pub(crate) const ALL: [Self; 3] = [Self::Decode, Self::Verify, Self::Score];
 
     /// Rows.
     pub(crate) fn rows(self) -> usize {
         match self {
-            Self::Decode => 1,
+            Self::Decode | Self::Propose => 1,
             Self::Verify => 8,
             Self::Score => SCORED_ROWS.iter().sum(),
         }
@@ -62,10 +66,12 @@ impl Pass {
 
     fn batch(self) -> RaggedBatch {
         match self {
-            Self::Decode | Self::Verify => {
+            Self::Decode | Self::Propose | Self::Verify => {
                 let mut batch = branch(CONTEXT, self.rows());
-                batch.heads =
-                    (0..self.rows()).map(|row| HeadRow { row, kind: HeadKind::Argmax }).collect();
+                let (kind, first) = (HeadKind::Argmax, self == Self::Propose);
+                let first_ids = first.then_some(PROPOSED_IDS);
+                let head = |row| HeadRow { row, kind: kind.clone(), first_ids };
+                batch.heads = (0..self.rows()).map(head).collect();
                 batch
             }
             Self::Score => {
@@ -83,9 +89,7 @@ impl Pass {
                 batch.tokens.extend((0..suffix).map(|i| TokenId(i as u32)));
                 batch.positions.extend((0..suffix).map(|i| (CONTEXT + step + i) as u32));
                 let labels = (0..LABELS).map(|i| TokenId(15 + i as u32)).collect();
-                batch
-                    .heads
-                    .push(HeadRow { row: step + suffix - 1, kind: HeadKind::Labels(labels) });
+                batch.heads.push(HeadRow::new(step + suffix - 1, HeadKind::Labels(labels)));
                 batch
             }
         }
@@ -467,6 +471,7 @@ impl LayerPass<'_> {
         done.unwrap_or_else(|e| panic!("head: {e}"));
         let bytes = match self.pass {
             Pass::Score => head.bytes / self.shape.vocab as u64 * LABELS as u64,
+            Pass::Propose => head.bytes / self.shape.vocab as u64 * PROPOSED_IDS as u64,
             Pass::Decode | Pass::Verify => head.bytes,
         };
         self.take(Op::Head, Some(head.kind), [bytes, 0], rows)

@@ -37,6 +37,7 @@ struct VocabHead {
   int row;           // row of the batch
   int kind;          // HeadKind
   int argument;      // LogProb: the id. Full: the row of the logits buffer
+  int ids;           // V, or the first so many that it looks at: whole CTAs of head.cu
   int result;        // index in Results::heads
 };
 

@@ -33,7 +33,7 @@ struct Sample {
   int first_edit;           // in the edits of the pass, ascending by id
   int edits;
   int allowed;              // first word of the row's bitmask in `allowed`; -1: every id
-  int reserved;
+  int ids;                  // the row's first ids that are looked at: V, or fewer
 };
 
 // A token whose logit changes before anything else; 16 bytes.
@@ -187,7 +187,7 @@ constexpr int kFilterWords = 1024;
 // One row of logits as a sampler sees it.
 struct Row {
   const float* logits;
-  int vocab;
+  int vocab;                // ids that are looked at
   const unsigned* allowed;  // null: every id
   const SampleEdit* edits;
   int edit_count;
@@ -199,7 +199,7 @@ struct Row {
   __device__ __forceinline__ Row(const SampleSource& source, const Sample& sample,
                                  const unsigned* filter)
       : logits(source.logits + static_cast<long long>(sample.logits_row) * source.vocab),
-        vocab(source.vocab),
+        vocab(sample.ids),
         allowed(sample.allowed < 0 ? nullptr : source.allowed + sample.allowed),
         edits(source.edits + sample.first_edit),
         edit_count(sample.edits),

@@ -11,7 +11,7 @@ use crate::engine::{
     DeviceChoice, EngineOptions, JudgeText, ModelSource, Pair, PolicyOptions, Thinking, Tuned,
 };
 use crate::ids::{Role, TokenId};
-use crate::policy::{AnswerBy, Gates, PolicyKind, Proposer, WindowSize};
+use crate::policy::{AnswerBy, DraftVocab, Gates, PolicyKind, Proposer, WindowSize};
 use crate::sample::{Readout, SamplingOverrides, SamplingParams};
 use crate::telemetry::Trace;
 use anyhow::{Context, Result, bail};
@@ -325,6 +325,10 @@ pub(super) struct KnobArgs {
     /// Tokens proposed in one place, 1 to 4: more than one make a tree [default: 1]
     #[arg(long, value_name = "N", env = "FORERUN_BRANCHES", hide_env_values = true)]
     pub(super) branches: Option<u32>,
+    /// Ids the draft proposes from: the first so many, all, or auto for as many as pay [default:
+    /// auto]
+    #[arg(long, value_name = "IDS", env = "FORERUN_DRAFT_VOCAB", hide_env_values = true)]
+    pub(super) draft_vocab: Option<DraftVocab>,
     /// Let the base keep what it would have written itself of a step it rejected
     #[arg(long, value_parser = FalseyValueParser::new())]
     #[arg(env = "FORERUN_SALVAGE", hide_env_values = true)]
@@ -382,6 +386,7 @@ impl KnobArgs {
             proposer: self.proposer,
             window: self.window,
             branches: self.branches,
+            draft_vocab: self.draft_vocab,
             salvage: self.salvage,
             gates: Gates {
                 entropy_max: self.gate_entropy,

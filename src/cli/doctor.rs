@@ -117,6 +117,7 @@ impl DoctorArgs {
         for (what, value) in [
             ("base writes a token", format!("{:.2} ms", costs.base_ms)),
             ("draft writes a token", format!("{:.2} ms", costs.draft_ms)),
+            ("draft proposes a token", format!("{:.2} ms", costs.propose_ms)),
             ("base scores a step", in_tokens(costs.score_ms, costs.base_ms)),
             ("a proposed token adds to a pass", format!("{:.1} %", 100.0 * costs.verify_share)),
             ("tokens of a step", format!("{:.1}", costs.step_tokens)),
@@ -198,6 +199,7 @@ fn costs(base: &Measured, spec: &Measured, draft: &Measured, ngram: &Measured) -
     Costs {
         base_ms,
         draft_ms: per(spec.cost(&[Phase::Draft])),
+        propose_ms: per(draft.cost(&[Phase::Draft])),
         score_ms: spec.cost(&[Phase::Score]).0 / scores.max(1.0),
         verify_share: ((verify_ms / base_ms - 1.0) / f64::from(WINDOW)).max(0.0),
         step_tokens: drafted / scores.max(1.0),
@@ -245,7 +247,7 @@ impl Speedup {
 
 /// What to run here.
 fn advice(speedups: &[Speedup], costs: &Costs) -> String {
-    let (windows, k) = costs.verified_ms(costs.agreement, costs.draft_ms);
+    let (windows, k) = costs.verified_ms(costs.agreement, costs.propose_ms);
     let window = match k {
         0 => "propose no tokens from the draft: none pay".to_owned(),
         _ => format!("propose {k} tokens at a time ({windows:.2} ms a token, by the model)"),
@@ -354,6 +356,7 @@ mod tests {
     fn a_pair_that_gains_nothing_is_told_so() {
         let slow = Costs {
             draft_ms: 50.0,
+            propose_ms: 50.0,
             agreement: 0.1,
             acceptance: 0.2,
             lookup: Lookup { proposed: 1.0, matched: 0.0 },

@@ -9,6 +9,7 @@
 //! keys, without gaps ([`RaggedBatch::key`]); attention sums in this order. So a branch of a tree
 //! draft has the same bits as the same tokens decoded one after another.
 
+use crate::config::FIRST_IDS_STEP;
 use crate::ids::{PageId, TokenId};
 use crate::sample::{History, Key, SamplingParams};
 use std::ops::Range;
@@ -91,6 +92,18 @@ pub struct HeadRow {
     pub row: usize,
     /// What is wanted.
     pub kind: HeadKind,
+    /// Of the first so many ids alone, a multiple of [`FIRST_IDS_STEP`] below the vocabulary: no
+    /// weight of another is read. For [`HeadKind::Argmax`] and [`HeadKind::Full`], whose row of
+    /// logits is then undefined behind them; what samples from it draws one of them.
+    pub first_ids: Option<usize>,
+}
+
+impl HeadRow {
+    /// Wants `kind` of a row, of the whole vocabulary.
+    #[must_use]
+    pub fn new(row: usize, kind: HeadKind) -> Self {
+        Self { row, kind, first_ids: None }
+    }
 }
 
 /// A token to draw from a `Full` head.
@@ -171,6 +184,12 @@ impl RaggedBatch {
     #[must_use]
     pub fn full_rows(&self) -> usize {
         self.heads.iter().filter(|h| h.kind == HeadKind::Full).count()
+    }
+
+    /// Ids in each row of the logits buffer that this batch fills: `vocab`, or the first so many.
+    pub(super) fn ids_of_full_rows(&self, vocab: usize) -> Vec<usize> {
+        let full = self.heads.iter().filter(|head| head.kind == HeadKind::Full);
+        full.map(|head| head.first_ids.unwrap_or(vocab)).collect()
     }
 
     /// Moves heads and samples to a new batch, whose rows are those that heads ask for: behind the
@@ -335,6 +354,11 @@ impl RaggedBatch {
             };
             if head.row >= rows || ids.iter().any(|id| id.index() >= vocab) {
                 return Err(format!("head {head:?} outside {rows} rows or {vocab} ids"));
+            }
+            let may = matches!(head.kind, HeadKind::Argmax | HeadKind::Full);
+            let fits = |n: usize| n > 0 && n < vocab && n.is_multiple_of(FIRST_IDS_STEP);
+            if head.first_ids.is_some_and(|n| !may || !fits(n)) {
+                return Err(format!("head {head:?} cannot look at so many of {vocab} ids"));
             }
         }
         if let Some(fed) = self.fed.iter().find(|fed| fed.row >= rows) {

@@ -33,6 +33,8 @@ struct Drawing<'a> {
     limit: usize,
     /// Whether whole rows of logits are wanted.
     full: bool,
+    /// See [`HeadRow::first_ids`].
+    first_ids: Option<usize>,
 }
 
 /// What a token is drawn from.
@@ -43,6 +45,7 @@ struct Place<'a> {
     beyond: usize,
     path: &'a [TokenId],
     full: bool,
+    first_ids: Option<usize>,
 }
 
 /// A chain of passes under construction.
@@ -229,7 +232,7 @@ impl Assembly {
                     let task = live.decode_task(at);
                     slot.read = if bound {
                         let logits_row = self.batch(0).full_rows();
-                        self.batch(0).heads.push(HeadRow { row, kind: HeadKind::Full });
+                        self.batch(0).heads.push(HeadRow::new(row, HeadKind::Full));
                         Read::Constrained(logits_row)
                     } else {
                         self.draw_along(live, &task.decode, at, row, nodes)
@@ -246,7 +249,9 @@ impl Assembly {
                     }
                     let written = live.branches[&branch].ids.len() - task.start as usize;
                     let limit = (task.decode.until.limit as usize).saturating_sub(written);
-                    let drawing = Drawing { decode: &task.decode, proposed: 0, limit, full: false };
+                    let (decode, proposed) = (&task.decode, 0);
+                    let (full, first_ids) = (false, None);
+                    let drawing = Drawing { decode, proposed, limit, full, first_ids };
                     return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
@@ -256,16 +261,16 @@ impl Assembly {
                     let proposed = fed.end - total;
                     let decode = live.base_decode(branch).expect("it asked for a window");
                     let row = self.batch(0).rows() - 1;
-                    let full = task.branches > 1;
+                    let (full, first_ids) = (task.branches > 1, task.first_ids);
                     let path = live.branches[&branch].window.ids();
-                    let place = Place { pass: 0, row, beyond: proposed, path, full };
+                    let place = Place { pass: 0, row, beyond: proposed, path, full, first_ids };
                     slot.read = self.draw(live, decode, at, &place);
                     if full {
                         let end = self.batch(0).full_rows();
                         slot.alternatives = (end - 1..end, task.branches);
                     }
                     let limit = task.tokens - proposed;
-                    let drawing = Drawing { decode, proposed, limit, full };
+                    let drawing = Drawing { decode, proposed, limit, full, first_ids };
                     return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
@@ -293,7 +298,7 @@ impl Assembly {
         seq: SeqId,
     ) -> Result<(), RequestError> {
         let (role, branch) = at;
-        let Drawing { decode, proposed, limit, full } = *drawing;
+        let Drawing { decode, proposed, limit, full, first_ids } = *drawing;
         // Penalties look at tokens only the host will know.
         let known = decode.sampling.needs_history();
         // The next token may be the first a grammar binds.
@@ -325,7 +330,7 @@ impl Assembly {
             let row = self.batch(pass).rows();
             self.push_group(pass, pool, (seq, None), &[TokenId(0)], position + pass - 1)?;
             self.batch(pass).fed.push(FedRow { row, drawn });
-            let place = Place { pass, row, beyond: proposed + pass, path: &[], full };
+            let place = Place { pass, row, beyond: proposed + pass, path: &[], full, first_ids };
             slot.read = self.draw(live, decode, at, &place);
             last = pass;
         }
@@ -433,7 +438,7 @@ impl Assembly {
         for i in fed.clone().filter(|i| tokens.contains(&(i + 1))) {
             let id = live.token(vocabulary, role, branch, i + 1)?;
             let row = first_row + i - fed.start;
-            batch.heads.push(HeadRow { row, kind: HeadKind::LogProb(id) });
+            batch.heads.push(HeadRow::new(row, HeadKind::LogProb(id)));
         }
         Ok(first_head..batch.heads.len())
     }
@@ -448,13 +453,19 @@ impl Assembly {
         row: usize,
         nodes: usize,
     ) -> Read {
-        let tip = Place { pass: 0, row, beyond: 0, path: &[], full: false };
+        let (full, first_ids) = (false, None);
+        let tip = Place { pass: 0, row, beyond: 0, path: &[], full, first_ids };
         let first = self.draw(live, decode, at, &tip);
         let window = &live.branches[&at.1].window;
         for node in 0..nodes {
             let path: Vec<_> = window.path(node).into_iter().map(|n| window.ids()[n]).collect();
             let (row, beyond) = (row + node + 1, path.len());
-            self.draw(live, decode, at, &Place { pass: 0, row, beyond, path: &path, full: false });
+            self.draw(
+                live,
+                decode,
+                at,
+                &Place { pass: 0, row, beyond, path: &path, full, first_ids },
+            );
         }
         first.of(nodes + 1)
     }
@@ -468,10 +479,10 @@ impl Assembly {
         (role, branch): (Role, BranchId),
         place: &Place<'_>,
     ) -> Read {
-        let Place { pass, row, beyond, path, full } = *place;
+        let Place { pass, row, beyond, path, full, first_ids } = *place;
         let batch = self.batch(pass);
         if is_plain_greedy(decode) && !full {
-            batch.heads.push(HeadRow { row, kind: HeadKind::Argmax });
+            batch.heads.push(HeadRow { row, kind: HeadKind::Argmax, first_ids });
             return Read::Argmax { first: batch.heads.len() - 1, count: 1 };
         }
         let tail = &live.branches[&branch].ids;
@@ -483,7 +494,7 @@ impl Assembly {
         };
         let key = key(&params, (decode.role, decode.draws_as), tail.len() + beyond);
         let logits_row = batch.full_rows();
-        batch.heads.push(HeadRow { row, kind: HeadKind::Full });
+        batch.heads.push(HeadRow { row, kind: HeadKind::Full, first_ids });
         batch.samples.push(SampleRow { logits_row, params, key, prompt, generated });
         Read::Sample { first: batch.samples.len() - 1, count: 1 }
     }

@@ -78,6 +78,8 @@ pub(super) struct Vocabulary {
     pub(super) tokenizer: Tokenizer,
     /// Translates for the draft.
     pub(super) map: IdMap,
+    /// Ids of the draft, 0 without one.
+    pub(super) draft_ids: usize,
 }
 
 impl Vocabulary {

@@ -58,7 +58,7 @@ impl Assembly {
         let first_head = self.batch(0).heads.len();
         for (row, i) in (row..).zip(tell.clone()) {
             let id = live.token(vocabulary, role, branch, i + 1)?;
-            self.batch(0).heads.push(HeadRow { row, kind: HeadKind::LogProb(id) });
+            self.batch(0).heads.push(HeadRow::new(row, HeadKind::LogProb(id)));
         }
         Ok(first_head..self.batch(0).heads.len())
     }
@@ -74,7 +74,7 @@ impl Assembly {
         let first = self.batch(0).full_rows();
         for i in tell.clone().filter(|_| wanted > 0) {
             let row = first_row + i - fed_start;
-            self.batch(0).heads.push(HeadRow { row, kind: HeadKind::Full });
+            self.batch(0).heads.push(HeadRow::new(row, HeadKind::Full));
         }
         (first..self.batch(0).full_rows(), wanted)
     }

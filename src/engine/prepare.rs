@@ -417,7 +417,8 @@ impl Prepared {
         }
         let window = options.window.unwrap_or_default();
         let branches = options.branches.unwrap_or(1);
-        Ok(kind.speculates().then_some(Speculation { by, window, branches }))
+        let vocab = options.draft_vocab.unwrap_or_default();
+        Ok(kind.speculates().then_some(Speculation { by, window, branches, vocab }))
     }
 
     /// Phrases of hesitation as the base's ids, with and without what may stand before them.

@@ -6,7 +6,8 @@ use crate::config;
 use crate::error::RequestError;
 use crate::ids::{RequestId, TokenId};
 use crate::policy::{
-    AnswerBy, FinishWhy, Gates, Note, Origin, PolicyKind, Proposer, Speculation, WindowSize,
+    AnswerBy, DraftVocab, FinishWhy, Gates, Note, Origin, PolicyKind, Proposer, Speculation,
+    WindowSize,
 };
 use crate::sample::{Grammar, Readout, SamplingOverrides};
 use crate::telemetry::Phase;
@@ -99,6 +100,8 @@ pub struct PolicyOptions {
     pub window: Option<WindowSize>,
     /// How many in one place: with more than one they make a tree.
     pub branches: Option<u32>,
+    /// Of which ids, where the draft proposes.
+    pub draft_vocab: Option<DraftVocab>,
     /// Propose a rejected step to the base when it rewrites it.
     pub salvage: bool,
     /// When the draft does not write, and when the base is not asked.
@@ -368,6 +371,7 @@ impl PolicyOptions {
             proposer: a.proposer.or(b.proposer),
             window: a.window.or(b.window),
             branches: a.branches.or(b.branches),
+            draft_vocab: a.draft_vocab.or(b.draft_vocab),
             salvage: a.salvage || b.salvage,
             gates: Gates {
                 entropy_max: a.gates.entropy_max.or(b.gates.entropy_max),

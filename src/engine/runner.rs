@@ -125,7 +125,7 @@ impl<D: Device> Runner<D> {
                 }
                 let branches: Vec<BranchId> = live.branches.keys().copied().collect();
                 for branch in branches {
-                    live.open_window(branch, &self.costs);
+                    live.open_window(branch, &self.costs, &self.vocabulary);
                     if let Some(work) = assemble::wanted(live, &mut self.pool, (role, branch)) {
                         tasks.push((index, branch, work));
                     }

@@ -163,7 +163,7 @@ impl Assembly {
             if part.len() == rest.len() {
                 let batch = self.batch(0);
                 let (row, kind) = (batch.rows() - 1, HeadKind::Labels(labels.clone()));
-                batch.heads.push(HeadRow { row, kind });
+                batch.heads.push(HeadRow::new(row, kind));
                 count += 1;
             }
         }

@@ -321,6 +321,13 @@ fn launch<D: Device>(
     let models = load(&device, &mut options, &opened.checkpoints, opened.shared, &layout, limits)?;
     let pages = device.buffer(layout.used_bytes() as usize, Element::KvByte, "the KV pool")?;
     device.seal();
+    let vocabulary = Vocabulary {
+        tokenizer: prepared.tokenizer().clone(),
+        map: opened.map,
+        draft_ids: prepared.texts[Role::Draft.index()]
+            .as_ref()
+            .map_or(0, |text| text.tokenizer.vocab_len()),
+    };
     let (inbox, receiver) = std::sync::mpsc::sync_channel(config::QUEUE_MAX);
     let load = Arc::new(Mutex::new(Load::of(&layout)));
     let forget_prefixes = Arc::new(AtomicBool::new(false));
@@ -329,7 +336,7 @@ fn launch<D: Device>(
         models,
         pages,
         pool: Pool::new(layout),
-        vocabulary: Vocabulary { tokenizer: prepared.tokenizer().clone(), map: opened.map },
+        vocabulary,
         inbox: receiver,
         sequences_max: options.sequences_max,
         run_ahead,

@@ -40,6 +40,8 @@ pub(super) struct ProposeTask {
     pub(super) tokens: usize,
     /// Tokens it is to have in one place.
     pub(super) branches: usize,
+    /// Ids it is written from; see [`crate::device::HeadRow::first_ids`].
+    pub(super) first_ids: Option<usize>,
     /// Tokens beside the one at a place: what else the draft found likely there.
     siblings: Vec<(usize, TokenId)>,
 }
@@ -92,7 +94,7 @@ impl Live {
     }
 
     /// Decides the next window of a branch whose base is about to draw.
-    pub(super) fn open_window(&mut self, branch: BranchId, costs: &Costs) {
+    pub(super) fn open_window(&mut self, branch: BranchId, costs: &Costs, v: &Vocabulary) {
         let Some(tail) = self.branches.get_mut(&branch) else { return };
         let [draft, base] = &mut tail.tasks;
         let Some(Task::Decode(task)) = base else { return };
@@ -138,7 +140,9 @@ impl Live {
             Proposer::Ngram => self.look_up(branch, tokens, branches),
             Proposer::Draft => {
                 task.window = WindowState::Writing;
-                let task = ProposeTask { tokens, branches, siblings: vec![] };
+                let text = [&self.prompts[Role::Base.index()][..], &tail.ids];
+                let first_ids = speculation.vocab.first_ids(&text, v.draft_ids);
+                let task = ProposeTask { tokens, branches, first_ids, siblings: vec![] };
                 self.start(branch, Role::Draft, Task::Propose(task));
             }
         }

@@ -85,6 +85,9 @@ impl Variant {
             set("proposer", json!(options.proposer));
             set("window", json!(options.window.unwrap_or_default()));
             set("branches", json!(options.branches.unwrap_or(1)));
+            if options.proposer != Some(Proposer::Ngram) {
+                set("draft_vocab", json!(options.draft_vocab.unwrap_or_default()));
+            }
         }
         Self { name: None, policy, options, sampling, judge: layout, settings }
     }

@@ -184,7 +184,7 @@ impl<D: Device> Solo<D> {
             let rows = group.rows.clone();
             batch.positions[rows].iter_mut().for_each(|position| *position += *place as u32);
             let kind = HeadKind::Labels(labels.to_vec());
-            batch.heads.push(HeadRow { row, kind });
+            batch.heads.push(HeadRow::new(row, kind));
         }
         let results = self.run(batch);
         scratches.into_iter().for_each(|scratch| self.pool.release(scratch));
@@ -230,7 +230,7 @@ impl<D: Device> Solo<D> {
     /// As [`Solo::feed`].
     pub fn next(&mut self, ids: &[TokenId]) -> Result<TokenId, LoadError> {
         let row = ids.len() - 1;
-        let results = self.feed(ids, vec![HeadRow { row, kind: HeadKind::Argmax }])?;
+        let results = self.feed(ids, vec![HeadRow::new(row, HeadKind::Argmax)])?;
         Ok(argmax(&results.heads[0]))
     }
 
@@ -244,7 +244,7 @@ impl<D: Device> Solo<D> {
     /// If there are more ids than sequences.
     pub fn next_each(&mut self, ids: &[TokenId]) -> Result<Vec<TokenId>, LoadError> {
         assert!(ids.len() <= self.sequences.len(), "{} ids, fewer sequences", ids.len());
-        let heads = (0..ids.len()).map(|row| HeadRow { row, kind: HeadKind::Argmax }).collect();
+        let heads = (0..ids.len()).map(|row| HeadRow::new(row, HeadKind::Argmax)).collect();
         let mut batch = RaggedBatch { heads, ..RaggedBatch::default() };
         for (index, id) in ids.iter().enumerate() {
             self.append(self.sequences[index], std::slice::from_ref(id), &mut batch)?;
@@ -277,7 +277,7 @@ impl<D: Device> Solo<D> {
         let limits = self.model.limits();
         let mut out = vec![];
         for chunk in ids.chunks(limits.rows.min(limits.full_rows)) {
-            let heads = (0..chunk.len()).map(|row| HeadRow { row, kind: HeadKind::Full });
+            let heads = (0..chunk.len()).map(|row| HeadRow::new(row, HeadKind::Full));
             self.feed(chunk, heads.collect())?;
             for row in 0..chunk.len() {
                 out.push(self.model.logits(&self.device, row)?);

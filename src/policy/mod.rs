@@ -24,7 +24,7 @@ pub use command::{
 pub use continuation::Continuation;
 pub use gates::Gates;
 pub use lookahead::{Comparison, Lookahead};
-pub use speculation::{Proposer, Speculation, WindowSize};
+pub use speculation::{DraftVocab, Proposer, Speculation, WindowSize};
 pub use steps::{AnswerBy, Close, Judge, Reasoning, StepwiseSettings};
 pub use stepwise::Stepwise;
 

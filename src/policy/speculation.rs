@@ -9,7 +9,7 @@
 //! Where tokens come from is [`Proposer`]; [`lookup`] is the one without a model. How many pay is
 //! a matter of measured costs and agreement: [`Costs::best_window`]. Everything here is pure.
 
-use crate::config::WINDOW_MAX;
+use crate::config::{FIRST_IDS_STEP, WINDOW_MAX};
 use crate::ids::TokenId;
 use crate::sample::Window;
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,65 @@ impl std::str::FromStr for WindowSize {
     }
 }
 
+/// Of which of its ids a draft proposes.
+///
+/// A draft reads the whole of its head for each token it proposes, and most tokens are among its
+/// first ids: a vocabulary of merges has what is frequent in front. What it cannot propose the base
+/// still writes, so no token depends on this (FR-Spec, arXiv 2502.14856, takes the most frequent
+/// ones).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DraftVocab {
+    /// The first 32,768 or 65,536 while the text has few others, else all.
+    #[default]
+    Auto,
+    /// All.
+    All,
+    /// The first so many, at least 1.
+    First(u32),
+}
+
+impl std::str::FromStr for DraftVocab {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name.parse() {
+            Ok(n) if n > 0 => Ok(Self::First(n)),
+            _ if name == "auto" => Ok(Self::Auto),
+            _ if name == "all" => Ok(Self::All),
+            _ => Err(format!("expected auto, all or a number of ids, got {name:?}")),
+        }
+    }
+}
+
+impl DraftVocab {
+    /// How many of its `vocab` ids the draft looks at after `text`: the first so many, or all.
+    #[must_use]
+    pub fn first_ids(self, text: &[&[TokenId]], vocab: usize) -> Option<usize> {
+        /// What `auto` chooses from.
+        const SIZES: [usize; 2] = [1 << 15, 1 << 16];
+        /// Ids that are left out save less than they cost.
+        const WORTH: usize = 2;
+        /// The newest tokens decide.
+        const NEWEST: usize = 256;
+        /// One in so many may be another. Of what a window of 4 yields at an agreement of 0.8 that
+        /// takes 17 %, which is what leaving out ids is worth where a head is a third of a draft.
+        const OUTSIDE: usize = 8;
+        let ids = match self {
+            Self::All => vocab,
+            Self::First(n) => (n as usize).next_multiple_of(FIRST_IDS_STEP),
+            Self::Auto => {
+                let newest = || text.iter().rev().flat_map(|ids| ids.iter().rev()).take(NEWEST);
+                let outside = |size: usize| newest().filter(|id| id.index() >= size).count();
+                let few = |size: &usize| outside(*size) * OUTSIDE <= newest().count();
+                let sizes = SIZES.into_iter().filter(|size| size * WORTH <= vocab);
+                sizes.into_iter().find(few).unwrap_or(vocab)
+            }
+        };
+        (ids < vocab).then_some(ids)
+    }
+}
+
 /// How tokens are proposed to a decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Speculation {
@@ -69,6 +128,8 @@ pub struct Speculation {
     /// How many in one place, 1 to [`crate::config::BRANCHES_MAX`]: with more than one the window
     /// is a tree.
     pub branches: u32,
+    /// Of which ids, where the draft proposes.
+    pub vocab: DraftVocab,
 }
 
 /// The longest run of newest tokens that [`lookup`] looks for.
@@ -240,6 +301,45 @@ mod tests {
         let sibling = ids(&[9, 9, 2, 3, 6]);
         assert_eq!(lookup(&[&ids(&[5, 2, 3]), &sibling], 3, 1), Window::chain(ids(&[6])));
         assert!(lookup(&[], 3, 1).is_empty() && lookup(&[&[]], 3, 1).is_empty());
+    }
+
+    #[test]
+    fn a_draft_proposes_from_its_first_ids_while_the_text_has_few_others() {
+        let (small, medium, large) = (TokenId(700), TokenId(40_000), TokenId(90_000));
+        let auto = |text: &[&[TokenId]]| DraftVocab::Auto.first_ids(text, 151_936);
+        let text = |others: &[(usize, TokenId)]| {
+            let mut text = vec![small; 256];
+            let others = others.iter().flat_map(|(n, id)| std::iter::repeat_n(*id, *n));
+            text.iter_mut().zip(others).for_each(|(id, other)| *id = other);
+            text
+        };
+        assert_eq!(auto(&[&text(&[(32, medium)])]), Some(1 << 15), "one in eight");
+        assert_eq!(auto(&[&text(&[(33, medium)])]), Some(1 << 16), "more than one in eight");
+        assert_eq!(auto(&[&text(&[(20, medium), (13, large)])]), Some(1 << 16));
+        assert_eq!(auto(&[&text(&[(20, medium), (33, large)])]), None);
+        // The newest 256 tokens decide, of the reply before the prompt.
+        let (chinese, english) = (text(&[(256, large)]), text(&[]));
+        assert_eq!(auto(&[&chinese, &english]), Some(1 << 15));
+        assert_eq!(auto(&[&english, &chinese[..64]]), None);
+        assert_eq!(auto(&[]), Some(1 << 15), "optimistic at first");
+        // Where half of the head would be read in any case, all of it is.
+        let of = |vocab| DraftVocab::Auto.first_ids(&[&english], vocab);
+        assert_eq!((of(65_536), of(65_535), of(49_152)), (Some(1 << 15), None, None));
+    }
+
+    #[test]
+    fn a_number_of_ids_is_rounded_up_to_what_a_head_can_look_at() {
+        let first = |n| DraftVocab::First(n).first_ids(&[], 1000);
+        let got = [1, 256, 257, 768, 769, 1000, u32::MAX].map(first);
+        assert_eq!(got, [Some(256), Some(256), Some(512), Some(768), None, None, None]);
+        assert_eq!(DraftVocab::All.first_ids(&[], 151_936), None);
+        assert_eq!(DraftVocab::First(256).first_ids(&[], 0), None, "no draft");
+        let parsed = ["auto", "all", "4096", "0", "-1", "some"].map(str::parse::<DraftVocab>);
+        assert_eq!(
+            parsed[..3],
+            [DraftVocab::Auto, DraftVocab::All, DraftVocab::First(4096)].map(Ok)
+        );
+        assert!(parsed[3..].iter().all(|p| p.as_ref().is_err_and(|e| e.contains("auto, all"))));
     }
 
     proptest! {

@@ -134,12 +134,19 @@ impl<'a> Fields<'a> {
         self.typed(name, "a string", Value::as_str)
     }
 
-    /// A string that names something; the error of `T` says what there is.
+    /// A string that names something, or a number that stands for itself; the error of `T` says
+    /// what there is.
     pub(super) fn parsed<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError>
     where
         T::Err: std::fmt::Display,
     {
-        let Some(text) = self.string(name)? else { return Ok(None) };
+        let text = match self.get(name) {
+            Some(Value::Number(number)) => number.to_string(),
+            _ => match self.string(name)? {
+                Some(text) => text.to_owned(),
+                None => return Ok(None),
+            },
+        };
         text.parse().map(Some).map_err(|error| self.error(name, error))
     }
 

@@ -178,6 +178,7 @@ fn forerun() -> Value {
             "stop_on_repeat": {"type": "boolean"},
             "proposer": {"enum": ["draft", "ngram"]},
             "window": {"type": ["string", "integer"]}, "branches": positive,
+            "draft_vocab": {"type": ["string", "integer"]},
             "salvage": {"type": "boolean"}, "gate_entropy": {"type": "number"},
             "gate_confidence": {"type": "number"},
             "merge_tokens": {"type": "integer", "minimum": 0}}})

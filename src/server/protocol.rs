@@ -287,7 +287,7 @@ fn policy(fields: &Fields<'_>, model: &Model) -> Result<(PolicyKind, PolicyOptio
     options.token_budget = budget.filter(|n| *n >= 0).map(|n| n as u32);
     options.tokens_max = tokens_max(fields)?;
     let Some(own) = own else { return Ok((model.policy, options)) };
-    const KNOWN: [&str; 18] = [
+    const KNOWN: [&str; 19] = [
         "policy",
         "threshold",
         "score",
@@ -302,6 +302,7 @@ fn policy(fields: &Fields<'_>, model: &Model) -> Result<(PolicyKind, PolicyOptio
         "proposer",
         "window",
         "branches",
+        "draft_vocab",
         "salvage",
         "gate_entropy",
         "gate_confidence",
@@ -324,6 +325,7 @@ fn policy(fields: &Fields<'_>, model: &Model) -> Result<(PolicyKind, PolicyOptio
     options.proposer = own.parsed("proposer")?;
     options.window = own.parsed("window")?;
     options.branches = own.count("branches")?;
+    options.draft_vocab = own.parsed("draft_vocab")?;
     options.salvage = own.bool("salvage")?.unwrap_or(false);
     options.gates = Gates {
         entropy_max: own.f32("gate_entropy")?,
@@ -352,6 +354,7 @@ fn judge(own: &Fields<'_>) -> Result<Option<JudgeText>, ApiError> {
 mod tests {
     use super::*;
     use crate::ids::Role;
+    use crate::policy::{DraftVocab, WindowSize};
     use serde_json::json;
 
     fn ask(body: &Value, who: Who) -> Result<Asked, String> {
@@ -416,6 +419,22 @@ mod tests {
         let body = json!({"forerun": {"threshold": 3}});
         assert_eq!(ask(&body, Who::Pair).unwrap().options.threshold, Some(3.0));
         assert_eq!(ask(&body, Who::Alone(Role::Draft)).unwrap_err(), "forerun");
+    }
+
+    #[test]
+    fn what_is_a_number_or_a_word_is_taken_as_either() {
+        let options = |own| ask(&json!({"forerun": own}), Who::Pair).unwrap().options;
+        let (number, word) = (json!({"window": 4, "draft_vocab": 4096}), json!({"window": "4"}));
+        assert_eq!(options(number.clone()).window, Some(WindowSize::Fixed(4)));
+        assert_eq!(options(number).draft_vocab, Some(DraftVocab::First(4096)));
+        assert_eq!(options(word).window, Some(WindowSize::Fixed(4)));
+        for (own, param) in [
+            (json!({"window": 9}), "forerun.window"),
+            (json!({"window": true}), "forerun.window"),
+            (json!({"draft_vocab": 0.5}), "forerun.draft_vocab"),
+        ] {
+            assert_eq!(ask(&json!({"forerun": own}), Who::Pair).unwrap_err(), param);
+        }
     }
 
     #[test]

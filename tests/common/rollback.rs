@@ -24,7 +24,7 @@ pub(crate) fn leaves_no_trace<D: Device>(device: impl Fn() -> D) {
         let new = ids(100 + 10 * round, 1 + round % 3);
         // As a verify pass does: the new tokens, then a window, with logits along it.
         let window = [new.clone(), ids(300 + 20 * round, 1 + 2 * round)].concat();
-        let full = |row| HeadRow { row, kind: HeadKind::Full };
+        let full = |row| HeadRow::new(row, HeadKind::Full);
         let heads = (new.len() - 1..window.len()).map(full).collect();
         proposed.feed(&window, heads).expect("a pass");
         proposed.truncate(proposed.len() - (window.len() - new.len()));

@@ -23,7 +23,7 @@ pub(crate) fn have_their_bits_alone<D: Device>(device: impl Fn() -> D) {
         (89..90, vec![0]),
     ] {
         let whole = all.logits(&ids[pass.clone()]).expect("a pass");
-        let head = |row: &usize| HeadRow { row: *row, kind: HeadKind::Full };
+        let head = |row: &usize| HeadRow::new(*row, HeadKind::Full);
         few.feed(&ids[pass], wanted.iter().map(head).collect()).expect("a pass");
         for (i, row) in wanted.iter().enumerate() {
             let got = few.model().logits(few.device(), i).expect("a row");

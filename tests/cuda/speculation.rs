@@ -8,7 +8,7 @@ use crate::rollback;
 use forerun::engine::{
     DeviceChoice, Engine, EngineOptions, ModelSource, Pair, PolicyOptions, Request, Thinking,
 };
-use forerun::policy::{PolicyKind, Proposer, WindowSize};
+use forerun::policy::{DraftVocab, PolicyKind, Proposer, WindowSize};
 use forerun::sample::SamplingOverrides;
 
 #[test]
@@ -42,6 +42,7 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
     // Pairwise: each proposer with each sampling, and windows of several lengths.
     let mut windows = [1, 8, 3, 5].into_iter().cycle();
     let mut branches = [1, 2, 3].into_iter().cycle();
+    let mut vocabs = [DraftVocab::First(256), DraftVocab::All].into_iter().cycle();
     for question in questions(if full() { 10 } else { 1 }) {
         let submit = |policy, options, sampling: &SamplingOverrides| {
             let sampling = SamplingOverrides { ..sampling.clone() };
@@ -54,8 +55,14 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
                 let window = windows.next().map(WindowSize::Fixed);
                 let branches = branches.next();
                 let proposer = Some(by);
-                let options =
-                    PolicyOptions { proposer, window, branches, ..PolicyOptions::default() };
+                let draft_vocab = vocabs.next();
+                let options = PolicyOptions {
+                    proposer,
+                    window,
+                    branches,
+                    draft_vocab,
+                    ..PolicyOptions::default()
+                };
                 submit(PolicyKind::SpecDecode, options, sampling)
             });
             // Side by side: windows of both share passes with a plain decode.

@@ -406,7 +406,7 @@ impl BatchBuilder {
     }
 
     pub(crate) fn head(mut self, row: usize, kind: HeadKind) -> Self {
-        self.0.heads.push(HeadRow { row, kind });
+        self.0.heads.push(HeadRow::new(row, kind));
         self
     }
 

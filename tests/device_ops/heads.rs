@@ -4,7 +4,7 @@ use crate::against_reference::devices;
 use crate::harness::{BatchBuilder, Buffers, Rng, Spec, encode, matrix};
 use crate::probes::rows_only;
 use forerun::device::{
-    BlockType, Device, HeadKind, HeadResult, HeadWeights, RaggedBatch, SampleRow,
+    BlockType, Device, HeadKind, HeadResult, HeadRow, HeadWeights, RaggedBatch, SampleRow,
 };
 use forerun::ids::{BranchId, Role, TokenId};
 use forerun::sample::{Key, Purpose, SamplingParams, Scratch};
@@ -37,6 +37,64 @@ fn headed<D: Device>(device: &D, spec: &Spec, batch: &RaggedBatch) -> Headed {
     Headed { heads: found.heads, samples: found.samples, logits }
 }
 
+fn warm(logits_row: usize) -> SampleRow {
+    let (branch, role, purpose) = (BranchId::ROOT, Role::Base, Purpose::Draw);
+    SampleRow {
+        logits_row,
+        params: SamplingParams { temperature: 0.8, ..SamplingParams::greedy() },
+        key: Key { seed: 9, branch, position: logits_row as u32, role, purpose },
+        prompt: vec![],
+        generated: vec![],
+    }
+}
+
+#[test]
+fn heads_of_the_first_ids_find_what_the_full_rows_hold_there() {
+    const ROWS: usize = 5;
+    for kind in [BlockType::BF16, BlockType::Q8_0, BlockType::Q6_K] {
+        let mut spec = Spec::new(1, [1, 1, 32, 16], kind, 4);
+        spec.shape.vocab = 1003;
+        let vocab = spec.shape.vocab;
+        let full = |builder: BatchBuilder, row| builder.head(row, HeadKind::Full);
+        let whole = (0..ROWS).fold(BatchBuilder(rows_only(ROWS)), full).build();
+        let ids = [256, 768, 512, 256, 512];
+        // Beside a log-probability, which looks at all of them, and without it.
+        for beside in [false, true] {
+            let mut builder = BatchBuilder(rows_only(ROWS));
+            for (row, ids) in ids.into_iter().enumerate() {
+                for kind in [HeadKind::Argmax, HeadKind::Full] {
+                    builder.0.heads.push(HeadRow { row, kind, first_ids: Some(ids) });
+                }
+                if beside {
+                    builder = builder.head(row, HeadKind::LogProb(TokenId(1002)));
+                }
+            }
+            let mut batch = builder.build();
+            batch.samples = (0..ROWS).map(warm).collect();
+            for (cpu, reference, simd) in devices() {
+                let of = |device: &dyn Fn(&RaggedBatch) -> Headed| {
+                    let (logits, found) = (device(&whole).logits, device(&batch));
+                    for (row, ids) in ids.into_iter().enumerate() {
+                        let logits = &logits[row * vocab..][..ids];
+                        assert_eq!(found.logits[row * vocab..][..ids], *logits, "{kind}, {simd}");
+                        let best = forerun::sample::argmax(logits);
+                        let want = HeadResult::Argmax { id: best, logit: logits[best.index()] };
+                        assert_eq!(found.heads[row * (2 + usize::from(beside))], want);
+                        let SampleRow { params, key, .. } = &batch.samples[row];
+                        let history = batch.samples[row].history();
+                        let mut scratch = Scratch::default();
+                        let want =
+                            forerun::sample::sample(logits, params, &history, key, &mut scratch);
+                        assert_eq!(found.samples[row], want, "{kind}, {simd}");
+                    }
+                };
+                of(&|batch| headed(&cpu, &spec, batch));
+                of(&|batch| headed(&reference, &spec, batch));
+            }
+        }
+    }
+}
+
 #[test]
 fn heads_agree_with_the_full_rows_and_these_with_the_reference() {
     const ROWS: usize = 9;
@@ -56,21 +114,7 @@ fn heads_agree_with_the_full_rows_and_these_with_the_reference() {
                 .head(row, HeadKind::LogProb(TokenId(6)));
         }
         let mut batch = builder.build();
-        batch.samples = (0..ROWS)
-            .map(|i| SampleRow {
-                logits_row: i,
-                params: SamplingParams { temperature: 0.8, ..SamplingParams::greedy() },
-                key: Key {
-                    seed: 9,
-                    branch: BranchId::ROOT,
-                    position: i as u32,
-                    role: Role::Base,
-                    purpose: Purpose::Draw,
-                },
-                prompt: Vec::new(),
-                generated: Vec::new(),
-            })
-            .collect();
+        batch.samples = (0..ROWS).map(warm).collect();
         for (cpu, reference, simd) in devices() {
             let got = headed(&cpu, &spec, &batch);
             let want = headed(&reference, &spec, &batch);

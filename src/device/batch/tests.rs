@@ -5,7 +5,7 @@ use super::*;
 const PAGE_TOKENS: usize = 4;
 
 fn head(row: usize) -> HeadRow {
-    HeadRow { row, kind: HeadKind::Full }
+    HeadRow::new(row, HeadKind::Full)
 }
 
 /// Groups of (rows, keys of the prefix, own keys before the pass, tree mask), each with pages of
@@ -83,6 +83,19 @@ fn a_pass_of_few_rows_or_with_many_wanted_stays_whole() {
         assert_eq!(split.is_none(), whole, "{rows} rows");
         assert_eq!(if whole { batch.heads } else { split.unwrap().heads }.len(), before.len());
     }
+}
+
+#[test]
+fn only_what_looks_for_one_of_many_ids_may_look_at_the_first_of_them() {
+    let check = |kind: HeadKind, ids: usize| {
+        let mut batch = batch(&[(1, 0, 0, None)], &[]);
+        batch.heads.push(HeadRow { row: 0, kind, first_ids: Some(ids) });
+        batch.validate(1000, PAGE_TOKENS, 100).is_ok()
+    };
+    assert!(check(HeadKind::Argmax, 256) && check(HeadKind::Full, 768));
+    assert!([0, 100, 1000, 1024].into_iter().all(|ids| !check(HeadKind::Argmax, ids)));
+    assert!(!check(HeadKind::LogProb(TokenId(3)), 256));
+    assert!(!check(HeadKind::Labels(vec![TokenId(3)]), 256));
 }
 
 #[test]

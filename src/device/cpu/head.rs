@@ -30,6 +30,8 @@ pub(super) struct HeadScratch {
     rows: Vec<usize>,
     /// The target of each scanned row.
     targets: Vec<Option<usize>>,
+    /// Ids that each scanned row looks at.
+    ids: Vec<usize>,
     /// The scanned row of each argmax and log-probability head, in the order of the heads.
     scanned_by: Vec<usize>,
     label_rows: Vec<usize>,
@@ -87,6 +89,7 @@ impl Heads<'_> {
     fn scanned(&self, scratch: &mut HeadScratch, found: &mut Results) {
         scratch.rows.clear();
         scratch.targets.clear();
+        scratch.ids.clear();
         scratch.scanned_by.clear();
         let wanted = |kind: &HeadKind| match kind {
             HeadKind::Argmax => Some(None),
@@ -95,16 +98,17 @@ impl Heads<'_> {
         };
         for head in &self.batch.heads {
             let Some(target) = wanted(&head.kind) else { continue };
+            let ids = head.first_ids.unwrap_or(self.matrix.rows());
             // An argmax and a log-probability of one row, side by side, share its scan.
-            match (scratch.rows.last(), scratch.targets.last_mut()) {
-                (Some(row), Some(last))
-                    if *row == head.row && (target.is_none() || last.is_none()) =>
-                {
+            let same = scratch.rows.last() == Some(&head.row) && scratch.ids.last() == Some(&ids);
+            match scratch.targets.last_mut() {
+                Some(last) if same && (target.is_none() || last.is_none()) => {
                     *last = last.or(target);
                 }
                 _ => {
                     scratch.rows.push(head.row);
                     scratch.targets.push(target);
+                    scratch.ids.push(ids);
                 }
             }
             scratch.scanned_by.push(scratch.rows.len() - 1);
@@ -114,8 +118,8 @@ impl Heads<'_> {
         }
         self.prepare(scratch);
         let any_target = scratch.targets.iter().any(Option::is_some);
-        let HeadScratch { x, scan, targets, scanned_by, .. } = scratch;
-        let scanned = scan.scan(self.threads, self.simd, self.matrix, x, any_target, targets);
+        let HeadScratch { x, scan, targets, ids, scanned_by, .. } = scratch;
+        let scanned = scan.scan(self.threads, self.simd, self.matrix, x, any_target, targets, ids);
         let mut scanned_by = scanned_by.iter();
         for (head, result) in self.batch.heads.iter().zip(&mut found.heads) {
             let Some(target) = wanted(&head.kind) else { continue };
@@ -166,10 +170,12 @@ impl Heads<'_> {
         }
         self.prepare(scratch);
         let vocab = self.matrix.rows();
+        let ids = self.batch.ids_of_full_rows(vocab);
+        let most = ids.iter().copied().max().expect("a full row");
         let logits = &mut logits[..scratch.rows.len() * vocab];
-        multiply(self.threads, self.simd, self.matrix, None, &scratch.x, logits);
-        for (row, logits) in scratch.rows.iter().zip(logits.chunks_exact(vocab)) {
-            let finite = logits.iter().all(|l| l.is_finite());
+        multiply(self.threads, self.simd, self.matrix, most, &scratch.x, logits);
+        for ((row, ids), logits) in scratch.rows.iter().zip(ids).zip(logits.chunks_exact(vocab)) {
+            let finite = logits[..ids].iter().all(|l| l.is_finite());
             note_finite(&mut found.non_finite_row, *row, finite);
         }
     }
@@ -197,9 +203,10 @@ pub(super) fn draw(
     results.found.samples.clear();
     results.found.samples.resize(batch.samples.len(), blank);
     let samples = Disjoint::new(&mut results.found.samples);
+    let ids = batch.ids_of_full_rows(vocab);
     threads.run(batch.samples.len(), &|i| {
         let row = &batch.samples[i];
-        let logits = &logits[row.logits_row * vocab..][..vocab];
+        let logits = &logits[row.logits_row * vocab..][..ids[row.logits_row]];
         SCRATCH.with_borrow_mut(|scratch| {
             let drawn = sample::sample(logits, &row.params, &row.history(), &row.key, scratch);
             // SAFETY: valid: asserted by `part`; exclusive: one task per element.

@@ -53,6 +53,8 @@ pub(crate) struct VocabHead {
     /// 0 argmax, 1 log-probability, 2 full.
     pub(crate) kind: i32,
     pub(crate) argument: i32,
+    /// `V`, or the first so many that it looks at.
+    pub(crate) ids: i32,
     pub(crate) result: i32,
 }
 

@@ -629,7 +629,7 @@ impl Device for CudaDevice {
         let rows = stream.prepared(hidden, weights.norm);
         let (weights, eps) = (weights.matrix.packed, shape.rms_eps);
         let (view, scratch) = (batch.view, &stream.scratch);
-        let Buckets { vocab_heads, label_heads, .. } = batch.buckets;
+        let Buckets { vocab_heads, head_ids, label_heads, .. } = batch.buckets;
         if vocab_heads > 0 {
             let params = HeadParams {
                 batch: view,
@@ -641,7 +641,7 @@ impl Device for CudaDevice {
                 eps,
                 reserved: 0,
             };
-            stream.enqueue(head::head(vocab_heads, &params, to));
+            stream.enqueue(head::head((vocab_heads, head_ids), &params, to));
         }
         if label_heads > 0 {
             let batch = view;

@@ -30,6 +30,8 @@ pub(super) struct Buckets {
     pub(super) rows: usize,
     pub(super) attention_work: usize,
     pub(super) vocab_heads: usize,
+    /// The most ids that one of them looks at, as they are.
+    pub(super) head_ids: usize,
     pub(super) label_heads: usize,
     pub(super) samples: usize,
     pub(super) fed: usize,
@@ -124,11 +126,12 @@ impl CudaBatch {
         }
         let mut tokens = integers(batch.tokens.iter().map(|t| t.index()));
         batch.fed.iter().for_each(|fed| tokens[fed.row] = FED_TOKEN);
-        let heads = Heads::of(&batch)?;
+        let heads = Heads::of(&batch, shape.vocab)?;
         let mut samples = SampleTable::default();
+        let ids = batch.ids_of_full_rows(shape.vocab);
         for sample in &batch.samples {
             let (row, history) = (sample.logits_row, sample.history());
-            samples.push(row, &sample.params, &history, &sample.key, shape.vocab, None);
+            samples.push(row, &sample.params, &history, &sample.key, ids[row], None);
         }
         let counts = Counts {
             rows: batch.rows() as i32,
@@ -163,6 +166,7 @@ impl CudaBatch {
             rows: bucket(batch.rows()),
             attention_work: bucket(plan.work.len()),
             vocab_heads: bucket(heads.vocab.len()),
+            head_ids: heads.vocab.iter().map(|head| head.ids as usize).max().unwrap_or(0),
             label_heads: bucket(heads.labelled.len()),
             samples: bucket(batch.samples.len()),
             fed: bucket(batch.fed.len()),
@@ -261,7 +265,7 @@ struct Heads {
 }
 
 impl Heads {
-    fn of(batch: &RaggedBatch) -> Result<Self, DeviceError> {
+    fn of(batch: &RaggedBatch, vocab: usize) -> Result<Self, DeviceError> {
         let mut heads = Self::default();
         let mut full = 0;
         for (result, head) in batch.heads.iter().enumerate() {
@@ -290,7 +294,8 @@ impl Heads {
                     continue;
                 }
             };
-            heads.vocab.push(VocabHead { row, kind, argument, result });
+            let ids = head.first_ids.unwrap_or(vocab) as i32;
+            heads.vocab.push(VocabHead { row, kind, argument, ids, result });
         }
         Ok(heads)
     }

@@ -323,7 +323,7 @@ impl Device for ReferenceDevice {
         for head in &batch.heads {
             let hidden = &hidden.0[head.row * shape.hidden..][..shape.hidden];
             let x = ops::rms_norm_rows(hidden, weights.norm, shape.rms_eps);
-            let row: Vec<f32> = match &head.kind {
+            let mut row: Vec<f32> = match &head.kind {
                 HeadKind::Labels(ids) => ids
                     .iter()
                     .map(|id| ops::dot(weights.matrix.row(id.index()), &x) as f32)
@@ -333,6 +333,7 @@ impl Device for ReferenceDevice {
                     .map(|y| *y as f32)
                     .collect(),
             };
+            row.truncate(head.first_ids.unwrap_or(row.len()));
             if row.iter().any(|logit| !logit.is_finite()) {
                 let first = results.non_finite_row.map_or(head.row, |r| r.min(head.row));
                 results.non_finite_row = Some(first);
@@ -342,6 +343,8 @@ impl Device for ReferenceDevice {
                 HeadKind::Labels(_) => HeadResult::Labels(ops::softmax(&row)),
                 HeadKind::LogProb(id) => HeadResult::LogProb(ops::log_prob(&row, id.index())),
                 HeadKind::Full => {
+                    // What nobody asked for is nothing to rely on.
+                    row.resize(vocab, f32::NAN);
                     logits.0[full_rows * vocab..][..vocab].copy_from_slice(&row);
                     full_rows += 1;
                     HeadResult::Full(full_rows - 1)
@@ -360,9 +363,10 @@ impl Device for ReferenceDevice {
     ) -> Result<(), DeviceError> {
         let mut scratch = Scratch::default();
         let vocab = results.vocab;
+        let ids = batch.ids_of_full_rows(vocab);
         results.found.samples.clear();
         for row in &batch.samples {
-            let logits = &logits.0[row.logits_row * vocab..][..vocab];
+            let logits = &logits.0[row.logits_row * vocab..][..ids[row.logits_row]];
             let drawn = sample(logits, &row.params, &row.history(), &row.key, &mut scratch);
             results.found.samples.push(drawn);
         }

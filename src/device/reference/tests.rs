@@ -147,7 +147,7 @@ fn heads_report_the_row_that_is_not_finite_and_ties_go_to_the_lower_id() {
     let head = matrix(&device, 2, &[0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
     let weights = HeadWeights { norm: &norm, matrix: &head };
     let mut batch = batch(&[0, 0], 0);
-    let row = |row, kind| HeadRow { row, kind };
+    let row = |row, kind| HeadRow::new(row, kind);
     batch.heads = vec![
         row(0, HeadKind::Argmax),
         row(0, HeadKind::Labels(vec![TokenId(2), TokenId(1)])),

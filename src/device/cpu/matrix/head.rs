@@ -8,11 +8,13 @@
 use super::layout::PANEL;
 use super::multiply::{STRIP_PANELS, check, each_strip};
 use super::{Activations, Matrix};
+use crate::config::FIRST_IDS_STEP;
 use crate::device::cpu::simd::{Kernel, Simd, SimdLevel};
 use crate::device::cpu::threads::Threads;
 
 /// Features reduced together: one strip.
 const CHUNK: usize = STRIP_PANELS * PANEL;
+const _: () = assert!(FIRST_IDS_STEP.is_multiple_of(CHUNK), "the first ids are whole chunks");
 
 /// What a head found in one row of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,11 +55,13 @@ pub struct HeadScan {
 }
 
 impl HeadScan {
-    /// One summary per row of `x`. `targets` is empty or has one entry per row.
+    /// One summary per row of `x`, of its first `ids` logits: all of them, or whole chunks.
+    /// `targets` is empty or has one entry per row.
     ///
     /// # Panics
-    /// If the shapes disagree, a target is no row of `w`, or `x` was prepared without the form `w`
-    /// needs.
+    /// If the shapes disagree, a target is no row of `w`, `x` was prepared without the form `w`
+    /// needs, or `ids` ends inside a chunk.
+    #[expect(clippy::too_many_arguments, reason = "what it reads, and what of it is wanted")]
     pub fn scan(
         &mut self,
         threads: &Threads,
@@ -66,11 +70,15 @@ impl HeadScan {
         x: &Activations,
         log_sum_exp: bool,
         targets: &[Option<usize>],
+        ids: &[usize],
     ) -> &[RowSummary] {
         check(w, x);
+        assert_eq!(ids.len(), x.rows(), "so many ids per row");
+        assert!(ids.iter().all(|n| *n == w.rows || *n < w.rows && n.is_multiple_of(CHUNK)));
         assert!(targets.is_empty() || targets.len() == x.rows(), "a target per row");
         assert!(targets.iter().flatten().all(|t| *t < w.rows), "targets below {}", w.rows);
-        let chunks = w.panels().div_ceil(STRIP_PANELS);
+        // No row asks for more.
+        let chunks = ids.iter().max().unwrap_or(&w.rows).div_ceil(CHUNK);
         self.partials.clear();
         self.partials.resize(x.rows() * chunks, Partial::NONE);
         let places = Places(self.partials.as_mut_ptr());
@@ -92,7 +100,9 @@ impl HeadScan {
             });
         });
         self.rows.clear();
-        self.rows.extend(self.partials.chunks_exact(chunks).map(|row| combine(row, log_sum_exp)));
+        let rows = self.partials.chunks_exact(chunks).zip(ids);
+        let rows = rows.map(|(row, ids)| combine(&row[..ids.div_ceil(CHUNK)], log_sum_exp));
+        self.rows.extend(rows);
         &self.rows
     }
 }

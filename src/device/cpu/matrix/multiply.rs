@@ -39,7 +39,8 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// `out[t, n] = Σ_k w[n, k] x[t, k] + bias[n]`; `out` is `[T, N]`.
+/// `out[t, n] = Σ_k w[n, k] x[t, k]` for the first `features` of `n`; `out` is `[T, N]`, and what
+/// lies behind them stays.
 ///
 /// # Panics
 /// If the shapes disagree or `x` was prepared without the form `w` needs; so do all products here.
@@ -47,11 +48,22 @@ pub fn multiply(
     threads: &Threads,
     simd: SimdLevel,
     w: &Matrix,
-    bias: Option<&[f32]>,
+    features: usize,
     x: &Activations,
     out: &mut [f32],
 ) {
-    multiply_each(threads, simd, x, &mut [Product { matrix: w, bias, add: false, out }]);
+    check(w, x);
+    let panels = features.min(w.rows).div_ceil(PANEL);
+    let cut = Cut::new(w, panels, panels * w.layout.panel_bytes(), threads);
+    let per_strip = strip_panels(w.layout.panel_bytes(), x);
+    let out = Columns::new(out, x.rows(), w.rows);
+    threads.run(cut.tasks, &|task| {
+        each_strip(simd, [w], x, cut.panels(task), per_strip, &mut |strip| {
+            let [values] = strip.values;
+            // SAFETY: tasks have distinct panels, and strips of a task distinct rows of them.
+            finish(values, None, false, unsafe { out.part(strip.row, strip.columns.clone()) });
+        });
+    });
 }
 
 /// `out[t, n] += Σ_k w[n, k] x[t, k] + bias[n]`; `out` is `[T, N]`.
@@ -74,7 +86,8 @@ pub fn multiply_each(
     products: &mut [Product<'_>],
 ) {
     let bytes: usize = products.iter().map(|p| p.matrix.bytes()).sum();
-    let cuts: Vec<Cut> = products.iter().map(|p| Cut::new(p.matrix, bytes, threads)).collect();
+    let cuts: Vec<Cut> =
+        products.iter().map(|p| Cut::new(p.matrix, p.matrix.panels(), bytes, threads)).collect();
     let work: Vec<_> = products
         .iter_mut()
         .map(|p| {
@@ -90,7 +103,7 @@ pub fn multiply_each(
                 continue;
             }
             let (panels, per_strip) =
-                (cut.panels(task, matrix), strip_panels(matrix.layout.panel_bytes(), x));
+                (cut.panels(task), strip_panels(matrix.layout.panel_bytes(), x));
             each_strip(simd, [*matrix], x, panels, per_strip, &mut |strip| {
                 let [values] = strip.values;
                 // SAFETY: tasks have distinct panels, and strips of a task distinct rows of them.
@@ -114,11 +127,11 @@ pub fn multiply_gate_up(
     check(gate, x);
     check(up, x);
     assert_eq!(gate.rows, up.rows, "features of gate and up");
-    let cut = Cut::new(gate, gate.bytes(), threads);
+    let cut = Cut::new(gate, gate.panels(), gate.bytes(), threads);
     let out = Columns::new(out, x.rows(), gate.rows);
     let per_strip = strip_panels(gate.layout.panel_bytes() + up.layout.panel_bytes(), x);
     threads.run(cut.tasks, &|task| {
-        each_strip(simd, [gate, up], x, cut.panels(task, gate), per_strip, &mut |strip| {
+        each_strip(simd, [gate, up], x, cut.panels(task), per_strip, &mut |strip| {
             let [gate, up] = strip.values;
             simd.dispatch(SiluTimes { gate, up });
             // SAFETY: tasks have distinct panels, and strips of a task distinct rows of them.
@@ -165,25 +178,26 @@ pub(super) fn check(w: &Matrix, x: &Activations) {
     assert!(x.has(w.need()), "activations were not prepared for {}", w.kind());
 }
 
-/// How the panels of a matrix are cut into tasks.
+/// How the first panels of a matrix are cut into tasks.
 struct Cut {
+    panels: usize,
     per_task: usize,
     tasks: usize,
 }
 
 impl Cut {
     /// For a call that reads `bytes` in all.
-    fn new(matrix: &Matrix, bytes: usize, threads: &Threads) -> Self {
+    fn new(matrix: &Matrix, panels: usize, bytes: usize, threads: &Threads) -> Self {
         if threads.count() == 1 {
-            return Self { per_task: matrix.panels(), tasks: 1 };
+            return Self { panels, per_task: panels, tasks: 1 };
         }
         let wanted = (bytes / (threads.count() * 8)).clamp(TASK_BYTES.start, TASK_BYTES.end);
-        let per_task = (wanted / matrix.layout.panel_bytes()).clamp(1, matrix.panels());
-        Self { per_task, tasks: matrix.panels().div_ceil(per_task) }
+        let per_task = (wanted / matrix.layout.panel_bytes()).clamp(1, panels);
+        Self { panels, per_task, tasks: panels.div_ceil(per_task) }
     }
 
-    fn panels(&self, task: usize, matrix: &Matrix) -> Range<usize> {
-        task * self.per_task..matrix.panels().min((task + 1) * self.per_task)
+    fn panels(&self, task: usize) -> Range<usize> {
+        task * self.per_task..self.panels.min((task + 1) * self.per_task)
     }
 }
 

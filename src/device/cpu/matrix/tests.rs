@@ -5,6 +5,7 @@ use super::quantise::{Block, Block32, Block256, Quantise};
 use super::*;
 use crate::device::cpu::simd::SimdLevel;
 use crate::device::cpu::threads::Threads;
+use crate::sample::argmax;
 use half::f16;
 
 /// SplitMix64.
@@ -93,7 +94,7 @@ fn prepared(threads: &Threads, simd: SimdLevel, x: &[f32], cols: usize) -> Activ
 fn product(threads: &Threads, simd: SimdLevel, w: &Matrix, x: &[f32]) -> Vec<f32> {
     let x = prepared(threads, simd, x, w.cols());
     let mut out = vec![f32::NAN; x.rows() * w.rows()];
-    multiply(threads, simd, w, None, &x, &mut out);
+    multiply(threads, simd, w, w.rows(), &x, &mut out);
     out
 }
 
@@ -466,8 +467,8 @@ fn a_streaming_head_finds_what_full_rows_hold() {
         let logits = product(&threads[0], simd, &w, &x);
         let x = prepared(&threads[0], simd, &x, 256);
         let targets: Vec<_> = (0..40).map(|t| (t % 3 != 0).then_some(t * 24)).collect();
-        let mut scan = HeadScan::default();
-        let found = scan.scan(&threads[0], simd, &w, &x, true, &targets).to_vec();
+        let (mut scan, all) = (HeadScan::default(), [1000; 40]);
+        let found = scan.scan(&threads[0], simd, &w, &x, true, &targets, &all).to_vec();
         for (t, (row, logits)) in found.iter().zip(logits.chunks_exact(1000)).enumerate() {
             let mut best = 0;
             for (i, logit) in logits.iter().enumerate() {
@@ -482,15 +483,41 @@ fn a_streaming_head_finds_what_full_rows_hold() {
             let exact = max + sum.ln();
             assert!((f64::from(row.log_sum_exp) - exact).abs() < 1e-6 * (1.0 + exact.abs()));
         }
-        assert_eq!(scan.scan(&threads[1], simd, &w, &x, true, &targets), found);
+        assert_eq!(scan.scan(&threads[1], simd, &w, &x, true, &targets, &all), found);
         let mut alone = Activations::new();
         for t in [0, 7, 39] {
             let need = w.need();
             alone.prepare(&threads[0], simd, x.row(t), 1, 256, need);
             assert_eq!(
-                scan.scan(&threads[1], simd, &w, &alone, true, &targets[t..=t])[0],
+                scan.scan(&threads[1], simd, &w, &alone, true, &targets[t..=t], &[1000])[0],
                 found[t]
             );
+        }
+    }
+}
+
+#[test]
+fn a_row_that_looks_at_the_first_ids_finds_what_they_hold_whoever_shares_the_pass() {
+    let mut random = Random(13);
+    let threads = Threads::new(3).unwrap();
+    let w = matrix(BlockType::Q8_0, 1000, 256, &mut random);
+    let x = random.floats(5 * 256);
+    for simd in levels() {
+        let logits = product(&threads, simd, &w, &x);
+        let x = prepared(&threads, simd, &x, 256);
+        for ids in [[512, 256, 768, 256, 512], [256; 5], [1000, 256, 512, 1000, 768]] {
+            let mut scan = HeadScan::default();
+            let found = scan.scan(&threads, simd, &w, &x, false, &[], &ids);
+            for ((row, logits), ids) in found.iter().zip(logits.chunks_exact(1000)).zip(ids) {
+                let best = argmax(&logits[..ids]).index();
+                assert_eq!((row.id, row.logit), (best, logits[best]), "of {ids}");
+            }
+        }
+        let mut first = vec![f32::NAN; 5 * 1000];
+        multiply(&threads, simd, &w, 512, &x, &mut first);
+        for (first, all) in first.chunks_exact(1000).zip(logits.chunks_exact(1000)) {
+            assert_eq!(first[..512], all[..512]);
+            assert!(first[512..].iter().all(|logit| logit.is_nan()), "what nobody asked for");
         }
     }
 }
@@ -509,7 +536,7 @@ fn equal_logits_go_to_the_lower_id_even_across_chunks() {
     for simd in levels() {
         for (sign, id) in [(1.0, 300), (-1.0, 0)] {
             let x = prepared(&threads, simd, &[sign; 32], 32);
-            let found = HeadScan::default().scan(&threads, simd, &w, &x, false, &[])[0];
+            let found = HeadScan::default().scan(&threads, simd, &w, &x, false, &[], &[1000])[0];
             assert_eq!((found.id, found.logit), (id, if sign > 0.0 { 32.0 } else { 0.0 }));
         }
     }
@@ -530,7 +557,7 @@ fn a_non_finite_input_reaches_the_output_of_its_row_only() {
                 assert!(y[20..40].iter().all(|v| !v.is_finite()), "{kind} {simd}");
                 let x = prepared(&threads, simd, &x, w.cols());
                 let mut scan = HeadScan::default();
-                let rows = scan.scan(&threads, simd, &w, &x, true, &[]);
+                let rows = scan.scan(&threads, simd, &w, &x, true, &[], &[20; 3]);
                 assert_eq!([true, false, true], [rows[0].finite, rows[1].finite, rows[2].finite]);
             }
         }

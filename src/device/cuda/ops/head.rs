@@ -4,6 +4,7 @@
 use super::super::launch::{KernelParams, Launch};
 use super::super::layout::{Address, Batch, ResultsView};
 use super::matrix::{Matrix, PreparedRows, Tiled, Width, launch_tiled, layout_of};
+use crate::config::FIRST_IDS_STEP;
 use bytemuck::{Pod, Zeroable};
 
 /// What the kernels take; see there.
@@ -63,6 +64,7 @@ impl KernelParams for HeadFinishParams {
 const FINISH_THREADS: u32 = 256;
 /// Logits that a CTA reduces to one summary.
 const FEATURES: usize = 256;
+const _: () = assert!(FIRST_IDS_STEP.is_multiple_of(FEATURES), "the first ids are whole CTAs");
 /// Bytes of a summary.
 const SUMMARY_BYTES: usize = 16;
 
@@ -76,9 +78,14 @@ pub(crate) fn targets_bytes(heads: usize) -> usize {
     heads * 4
 }
 
-/// The two launches for at most `heads` vocabulary heads, in order.
-pub(crate) fn head(heads: usize, params: &HeadParams, results: ResultsView) -> [Launch; 2] {
-    let summaries_per_head = params.weights.rows().div_ceil(FEATURES);
+/// The two launches for at most `heads` vocabulary heads, of which none looks at more than the
+/// first `ids`, in order.
+pub(crate) fn head(
+    (heads, ids): (usize, usize),
+    params: &HeadParams,
+    results: ResultsView,
+) -> [Launch; 2] {
+    let summaries_per_head = ids.div_ceil(FEATURES);
     let finish = HeadFinishParams {
         batch: params.batch,
         results,

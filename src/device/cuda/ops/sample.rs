@@ -45,7 +45,8 @@ pub(crate) struct Sample {
     edits: i32,
     /// First word of the bitmask, or -1: every id.
     allowed: i32,
-    reserved: i32,
+    /// The row's first ids that are looked at: `V`, or fewer.
+    ids: i32,
 }
 
 /// A token whose logit changes before anything else.
@@ -129,7 +130,7 @@ impl SampleParams {
             offset_of!(Sample, first_edit) as u32,
             offset_of!(Sample, edits) as u32,
             offset_of!(Sample, allowed) as u32,
-            offset_of!(Sample, reserved) as u32,
+            offset_of!(Sample, ids) as u32,
             size_of::<SampleEdit>() as u32,
             offset_of!(SampleEdit, id) as u32,
             offset_of!(SampleEdit, bias) as u32,
@@ -169,7 +170,7 @@ pub(crate) struct SampleTable {
 }
 
 impl SampleTable {
-    /// Adds a draw from row `logits_row` of a vocabulary of `vocab` ids.
+    /// Adds a draw from the first `vocab` ids of row `logits_row`, which may hold more.
     ///
     /// `allowed` has bit `id % 32` of word `id / 32` set for every id that may be drawn; without
     /// it every id may. Others count as having a logit of minus infinity after all edits. The
@@ -215,7 +216,7 @@ impl SampleTable {
             first_edit: first_edit as i32,
             edits: (self.edits.len() - first_edit) as i32,
             allowed: first_word,
-            reserved: 0,
+            ids: vocab as i32,
         });
     }
 

@@ -106,7 +106,9 @@ fn a_head_leaves_one_summary_for_every_256_logits() {
         eps: 1e-6,
         reserved: 0,
     };
-    let [main, finish] = head::head(10, &params, ResultsView::default());
+    let [first, _] = head::head((10, 256), &params, ResultsView::default());
+    assert_eq!(first.grid, [1, 1, 1], "where nobody looks further");
+    let [main, finish] = head::head((10, 600), &params, ResultsView::default());
     assert_eq!((main.kernel, main.grid), ("forerun_head_n16", [1, 3, 1]));
     assert_eq!((finish.kernel, finish.grid), ("forerun_head_finish", [10, 1, 1]));
     assert_eq!(head::summaries_bytes(10, 600), 10 * 3 * 16);

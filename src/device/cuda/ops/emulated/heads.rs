@@ -37,12 +37,18 @@ impl Model<'_> {
 
     /// Runs the heads; `heads` are `(row, kind, argument)`, results in their order.
     fn heads(&self, heads: &[(usize, i32, i32)]) -> Found {
+        self.heads_of(heads, &vec![self.weights.rows; heads.len()])
+    }
+
+    /// The same, each of its first `ids`.
+    fn heads_of(&self, heads: &[(usize, i32, i32)], ids: &[usize]) -> Found {
         let (gpu, vocab, count) = (self.gpu, self.weights.rows, heads.len());
         let full = heads.iter().filter(|head| head.1 == FULL).count();
         let vocab_heads: Vec<VocabHead> = heads
             .iter()
             .enumerate()
             .map(|(result, (row, kind, argument))| VocabHead {
+                ids: ids[result] as i32,
                 row: *row as i32,
                 kind: *kind,
                 argument: *argument,
@@ -64,10 +70,17 @@ impl Model<'_> {
             reserved: 0,
         };
         let results_view = ResultsView { heads: results, ..ResultsView::default() };
-        for launch in head::head(count, &params, results_view) {
+        let most = ids.iter().copied().max().unwrap();
+        for launch in head::head((count, most), &params, results_view) {
             gpu.run(&launch);
         }
-        Found { heads: gpu.read(results, count), logits: gpu.read(logits, full * vocab) }
+        // What no head looks at is not written.
+        let row = |i: usize| {
+            let mut row: Vec<f32> = gpu.read(logits.offset(i * vocab * 4), most);
+            row.resize(vocab, f32::NAN);
+            row
+        };
+        Found { heads: gpu.read(results, count), logits: (0..full).flat_map(row).collect() }
     }
 
     /// Runs label heads `(row, labels)`; probabilities in their order and whether each was finite.
@@ -192,6 +205,37 @@ fn arg_max_and_log_probability_are_those_of_the_full_row() {
                 assert!((log_prob - expected).abs() < bound, "{log_prob} for {expected}");
             }
             assert!(found.heads.iter().all(|head| head.non_finite == 0));
+        }
+    }
+}
+
+#[test]
+fn a_head_of_the_first_ids_finds_the_best_of_them_whoever_shares_the_pass() {
+    let (vocab, cols) = (1100, 64);
+    for kind in [BlockType::BF16, BlockType::Q8_0] {
+        let mut random = Random(11);
+        let gpu = gpu(11);
+        let weights = Weights::random(&gpu, kind, vocab, cols, &mut random);
+        let (norm, hidden) = (norm_weights(cols, &mut random), random.bf16s(4 * cols));
+        let model = Model { gpu: &gpu, weights: &weights, norm: &norm, hidden: &hidden };
+        let rows: Vec<(usize, i32, i32)> = (0..4).map(|row| (row, FULL, row as i32)).collect();
+        let logits = model.heads(&rows).logits;
+        let best = |row: usize, ids: usize| {
+            let logits = &logits[row * vocab..][..ids];
+            let best = (0..ids).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            (best, logits[best])
+        };
+        let heads: Vec<(usize, i32, i32)> = (0..4).map(|row| (row, ARGMAX, 0)).collect();
+        for ids in [[256, 512, 1024, 256], [512; 4], [vocab, 256, 768, vocab], [256; 4]] {
+            let found = model.heads_of(&heads, &ids).heads;
+            for (row, ids) in ids.into_iter().enumerate() {
+                let found = (found[row].id as usize, found[row].value);
+                assert_eq!(found, best(row, ids), "{kind} row {row} of {ids}");
+            }
+        }
+        let first = model.heads_of(&rows, &[512; 4]).logits;
+        for (first, logits) in first.chunks_exact(vocab).zip(logits.chunks_exact(vocab)) {
+            assert_eq!(first[..512], logits[..512], "{kind}");
         }
     }
 }

@@ -51,7 +51,7 @@ impl Everything {
         let hidden = prepared(gpu, &x, &norm);
         let mut batch = batch(gpu, [count as i32, 0, count as i32, 0, 0, 0, 0, 0]);
         let heads: Vec<VocabHead> = (0..count as i32)
-            .map(|row| VocabHead { row, kind: 1, argument: 123, result: row })
+            .map(|row| VocabHead { row, kind: 1, argument: 123, ids: 270, result: row })
             .collect();
         batch.vocab_heads = gpu.upload(&heads, "heads");
 
@@ -112,7 +112,7 @@ impl Everything {
             reserved: 0,
         };
         let view = ResultsView { heads: results, ..ResultsView::default() };
-        for launch in head::head(count, &params, view) {
+        for launch in head::head((count, 270), &params, view) {
             gpu.run(&launch);
         }
 

@@ -79,12 +79,14 @@ struct Drawn {
 }
 
 fn draw_all(gpu: &Gpu, requests: &[Request]) -> Drawn {
-    let vocab = requests[0].logits.len();
+    // Rows that look at their first ids alone have logits behind them that would win.
+    let vocab = requests.iter().map(|r| r.logits.len()).max().unwrap();
     let mut table = SampleTable::default();
     let mut logits = Vec::new();
     for (row, r) in requests.iter().enumerate() {
-        table.push(row, &r.params, &r.history(), &r.key, vocab, r.allowed.as_deref());
+        table.push(row, &r.params, &r.history(), &r.key, r.logits.len(), r.allowed.as_deref());
         logits.extend_from_slice(&r.logits);
+        logits.resize((row + 1) * vocab, f32::MAX);
     }
     let count = requests.len();
     let counts = Counts { samples: count as i32, ..Default::default() };
@@ -175,6 +177,18 @@ fn every_rule_draws_the_tokens_of_the_cpu() {
             .collect();
         check(&requests);
     }
+}
+
+#[test]
+fn a_row_is_drawn_from_its_first_ids_alone() {
+    let rules = every_rule();
+    let requests: Vec<_> = (0..3 * rules.len())
+        .map(|i| {
+            let ids = [256, 5000, 1024][i % 3];
+            Request::new(logits(90 + i as u32, ids, 8.0, 0.0), &rules[i / 3], i as u32)
+        })
+        .collect();
+    check(&requests);
 }
 
 #[test]
