@@ -42,6 +42,7 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
     // Pairwise: each proposer with each sampling, and windows of several lengths.
     let mut windows = [1, 8, 3, 5].into_iter().cycle();
     let mut branches = [1, 2, 3].into_iter().cycle();
+    let mut matched = [0; 2];
     let mut vocabs = [DraftVocab::First(256), DraftVocab::All].into_iter().cycle();
     for question in questions(if full() { 10 } else { 1 }) {
         let submit = |policy, options, sampling: &SamplingOverrides| {
@@ -67,12 +68,16 @@ fn whatever_is_proposed_the_base_says_what_it_says_alone() {
             });
             // Side by side: windows of both share passes with a plain decode.
             let want = want.reply().expect("a reply");
-            for got in specs.map(|events| events.reply().expect("a reply")) {
+            for (got, matched) in specs.into_iter().zip(&mut matched) {
+                let got = got.reply().expect("a reply");
                 assert_eq!(got.ids, want.ids, "{:?}", got.settings.speculation);
-                assert!(got.tokens.proposed > 0 && got.tokens.matched > 0, "{:?}", got.tokens);
+                assert!(got.tokens.proposed > 0, "{:?}", got.tokens);
+                *matched += got.tokens.matched;
             }
         }
     }
+    // What is looked up in a short text may be wrong all through one reply.
+    assert!(matched.iter().all(|matched| *matched > 0), "{matched:?} by draft and by n-gram");
 }
 
 #[test]
