@@ -145,12 +145,16 @@ struct Staged {
   __device__ static bool is_resident(int tokens, int steps) {
     return T::kPacked && steps * width(tokens) * kStagedStepBytes <= T::kStagedBytes;
   }
+  // A staged step of one of `tokens` tokens.
+  __device__ static unsigned char* at(int step, int token, int tokens) {
+    return shared_memory() + (step * width(tokens) + token) * kStagedStepBytes;
+  }
   // Where this lane finds its columns of a staged step, of the first token tile. Tiles follow one
   // another, eight tokens each.
   __device__ static const unsigned char* operand(int step, int tokens) {
     const int lane = threadIdx.x % 32;
     const int token = T::kPacked ? min_of(lane / 4, tokens - 1) : lane / 4;
-    return shared_memory() + (step * width(tokens) + token) * kStagedStepBytes + lane % 4 * 16;
+    return at(step, token, tokens) + lane % 4 * 16;
   }
   __device__ static float* scales() {
     return reinterpret_cast<float*>(shared_memory() + T::kScalesAt);
@@ -194,9 +198,8 @@ __device__ inline void stage(const Activations& in, const RowOf& row_of, int tok
     if (step < 0) continue;
     // Columns 4t of a step belong to lane t of its first mma, columns 16 + 4t of its second.
     const int column = step * kStepColumns + lane * kCopyColumns;
-    unsigned char* to = shared_memory() +
-                        ((first + i) * Staged<T>::width(tokens) + token) * kStagedStepBytes +
-                        lane % 4 * 16 + lane / 4 * 8;
+    unsigned char* to =
+        Staged<T>::at(first + i, token, tokens) + lane % 4 * 16 + lane / 4 * 8;
     const bf16* row = in.x + static_cast<size_t>(row_of(token)) * in.columns;
     if (in.columns % kCopyColumns == 0) {
       const bool inside = column < in.columns;
