@@ -25,7 +25,8 @@ fn floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|modules| modules.contains(&module))
 }
 
-fn rust_files(folder: &str) -> Vec<PathBuf> {
+/// Files of a folder and those below it that end in one of `extensions`.
+fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
     let mut files = vec![];
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
     while let Some(folder) = folders.pop() {
@@ -33,7 +34,7 @@ fn rust_files(folder: &str) -> Vec<PathBuf> {
             let path = entry.expect("a readable entry").path();
             if path.is_dir() && !path.ends_with("target") {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| extensions.iter().any(|x| e == *x)) {
                 files.push(path);
             }
         }
@@ -41,6 +42,10 @@ fn rust_files(folder: &str) -> Vec<PathBuf> {
     files.sort();
     assert!(!files.is_empty());
     files
+}
+
+fn rust_files(folder: &str) -> Vec<PathBuf> {
+    files(folder, &["rs"])
 }
 
 /// The module a source file belongs to: `src/kv/pool.rs` and `src/kv.rs` are both `kv`.
@@ -131,16 +136,18 @@ fn the_pure_floors_have_no_clock_threads_or_files() {
 #[test]
 fn every_file_says_what_it_is_and_stays_readable() {
     let mut wrong = vec![];
-    for folder in ["src", "tests", "benches"] {
-        for path in rust_files(folder) {
+    let rust = ["src", "tests", "benches"].map(|folder| (folder, "//!", rust_files(folder)));
+    let kernels = ("kernels", "//", files("kernels", &["cu", "cuh"]));
+    for (folder, header, files) in rust.into_iter().chain([kernels]) {
+        for path in files {
             let source = fs::read_to_string(&path).expect("a readable source file");
             let name = path.display();
-            if !source.starts_with("//!") && !source.starts_with("#!") {
+            if !source.starts_with(header) && !source.starts_with("#!") {
                 wrong.push(format!("{name} has no header"));
             }
-            let tests_only = path.ends_with("tests.rs") || folder == "tests";
+            let any_length = path.ends_with("tests.rs") || ["tests", "kernels"].contains(&folder);
             let lines = source.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).count();
-            if lines > LINES_MAX && !tests_only {
+            if lines > LINES_MAX && !any_length {
                 wrong.push(format!(
                     "{name} has {lines} lines before its tests, {LINES_MAX} allowed"
                 ));
