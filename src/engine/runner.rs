@@ -293,12 +293,14 @@ impl<D: Device> Runner<D> {
     fn look(&mut self, role: Role, slot: &Slot) -> Result<Looked, RequestError> {
         let model = self.models[role.index()].as_ref().expect("it launched the pass");
         let (rows, n) = slot.alternatives.clone();
-        let likeliest = |row| model.logits(&self.device, row).map(|row| sample::likeliest(&row, n));
+        let index = self.index_of(slot.request).expect("somebody awaits it");
+        let ids = self.live[index].first_ids((role, slot.branch));
+        let of = |row: &[f32]| sample::likeliest(&row[..ids.unwrap_or(row.len())], n);
+        let likeliest = |row| model.logits(&self.device, row).map(|row| of(&row));
         let alternatives = rows.map(likeliest).collect::<Result<_, _>>()?;
         let mut looked = Looked { alternatives, drawn: None };
         if let Some(row) = slot.constrained() {
             let logits = model.logits(&self.device, row)?;
-            let index = self.index_of(slot.request).expect("somebody awaits it");
             let (live, at) = (&mut self.live[index], (role, slot.branch));
             looked.drawn = Some(guard::draw(at, live, &self.vocabulary, &logits)?);
         }

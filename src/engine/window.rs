@@ -148,6 +148,14 @@ impl Live {
         }
     }
 
+    /// The first ids that rows of logits of the task in flight hold; `None`: all of them.
+    pub(super) fn first_ids(&self, (role, branch): (Role, BranchId)) -> Option<usize> {
+        match self.branches.get(&branch)?.tasks[role.index()].as_ref()? {
+            Task::Propose(task) => task.first_ids,
+            _ => None,
+        }
+    }
+
     /// Proposes what followed the newest tokens before, in this branch or one of its siblings.
     fn look_up(&mut self, branch: BranchId, k: usize, branches: usize) {
         let prompt = &self.prompts[Role::Base.index()];
