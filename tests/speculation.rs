@@ -382,7 +382,7 @@ fn a_rejected_step_among_several_leaves_the_base_kv_as_if_never_seen() {
 #[test]
 fn a_real_pair_says_what_its_base_says_alone() {
     if !full() {
-        eprintln!("skipped: some hours; FORERUN_FULL=1 runs it");
+        eprintln!("skipped: some minutes; FORERUN_FULL=1 runs it");
         return;
     }
     let names = ["qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b"];
