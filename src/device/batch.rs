@@ -104,6 +104,12 @@ impl HeadRow {
     pub fn new(row: usize, kind: HeadKind) -> Self {
         Self { row, kind, first_ids: None }
     }
+
+    /// How many of `vocab` ids it looks at.
+    #[must_use]
+    pub fn ids(&self, vocab: usize) -> usize {
+        self.first_ids.unwrap_or(vocab)
+    }
 }
 
 /// A token to draw from a `Full` head.
@@ -189,7 +195,7 @@ impl RaggedBatch {
     /// Ids in each row of the logits buffer that this batch fills: `vocab`, or the first so many.
     pub(super) fn ids_of_full_rows(&self, vocab: usize) -> Vec<usize> {
         let full = self.heads.iter().filter(|head| head.kind == HeadKind::Full);
-        full.map(|head| head.first_ids.unwrap_or(vocab)).collect()
+        full.map(|head| head.ids(vocab)).collect()
     }
 
     /// Moves heads and samples to a new batch, whose rows are those that heads ask for: behind the

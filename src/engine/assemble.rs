@@ -31,7 +31,13 @@ struct Drawing<'a> {
     proposed: usize,
     /// Tokens it may draw.
     limit: usize,
-    /// Whether whole rows of logits are wanted.
+    look: Look,
+}
+
+/// What of the logits a token is drawn from is computed.
+#[derive(Clone, Copy, Default)]
+struct Look {
+    /// A whole row, also where the likeliest id would do.
     full: bool,
     /// See [`HeadRow::first_ids`].
     first_ids: Option<usize>,
@@ -44,8 +50,7 @@ struct Place<'a> {
     /// Tokens between the tail and the drawn one, and those of them that are known.
     beyond: usize,
     path: &'a [TokenId],
-    full: bool,
-    first_ids: Option<usize>,
+    look: Look,
 }
 
 /// A chain of passes under construction.
@@ -249,9 +254,8 @@ impl Assembly {
                     }
                     let written = live.branches[&branch].ids.len() - task.start as usize;
                     let limit = (task.decode.until.limit as usize).saturating_sub(written);
-                    let (decode, proposed) = (&task.decode, 0);
-                    let (full, first_ids) = (false, None);
-                    let drawing = Drawing { decode, proposed, limit, full, first_ids };
+                    let (decode, look) = (&task.decode, Look::default());
+                    let drawing = Drawing { decode, proposed: 0, limit, look };
                     return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
@@ -261,16 +265,16 @@ impl Assembly {
                     let proposed = fed.end - total;
                     let decode = live.base_decode(branch).expect("it asked for a window");
                     let row = self.batch(0).rows() - 1;
-                    let (full, first_ids) = (task.branches > 1, task.first_ids);
+                    let look = Look { full: task.branches > 1, first_ids: task.first_ids };
                     let path = live.branches[&branch].window.ids();
-                    let place = Place { pass: 0, row, beyond: proposed, path, full, first_ids };
+                    let place = Place { pass: 0, row, beyond: proposed, path, look };
                     slot.read = self.draw(live, decode, at, &place);
-                    if full {
+                    if look.full {
                         let end = self.batch(0).full_rows();
                         slot.alternatives = (end - 1..end, task.branches);
                     }
                     let limit = task.tokens - proposed;
-                    let drawing = Drawing { decode, proposed, limit, full, first_ids };
+                    let drawing = Drawing { decode, proposed, limit, look };
                     return self.add_ahead(slot, live, &drawing, at, pool, seq);
                 }
             }
@@ -298,7 +302,7 @@ impl Assembly {
         seq: SeqId,
     ) -> Result<(), RequestError> {
         let (role, branch) = at;
-        let Drawing { decode, proposed, limit, full, first_ids } = *drawing;
+        let Drawing { decode, proposed, limit, look } = *drawing;
         // Penalties look at tokens only the host will know.
         let known = decode.sampling.needs_history();
         // The next token may be the first a grammar binds.
@@ -330,7 +334,7 @@ impl Assembly {
             let row = self.batch(pass).rows();
             self.push_group(pass, pool, (seq, None), &[TokenId(0)], position + pass - 1)?;
             self.batch(pass).fed.push(FedRow { row, drawn });
-            let place = Place { pass, row, beyond: proposed + pass, path: &[], full, first_ids };
+            let place = Place { pass, row, beyond: proposed + pass, path: &[], look };
             slot.read = self.draw(live, decode, at, &place);
             last = pass;
         }
@@ -453,19 +457,14 @@ impl Assembly {
         row: usize,
         nodes: usize,
     ) -> Read {
-        let (full, first_ids) = (false, None);
-        let tip = Place { pass: 0, row, beyond: 0, path: &[], full, first_ids };
+        let look = Look::default();
+        let tip = Place { pass: 0, row, beyond: 0, path: &[], look };
         let first = self.draw(live, decode, at, &tip);
         let window = &live.branches[&at.1].window;
         for node in 0..nodes {
             let path: Vec<_> = window.path(node).into_iter().map(|n| window.ids()[n]).collect();
             let (row, beyond) = (row + node + 1, path.len());
-            self.draw(
-                live,
-                decode,
-                at,
-                &Place { pass: 0, row, beyond, path: &path, full, first_ids },
-            );
+            self.draw(live, decode, at, &Place { pass: 0, row, beyond, path: &path, look });
         }
         first.of(nodes + 1)
     }
@@ -479,7 +478,7 @@ impl Assembly {
         (role, branch): (Role, BranchId),
         place: &Place<'_>,
     ) -> Read {
-        let Place { pass, row, beyond, path, full, first_ids } = *place;
+        let Place { pass, row, beyond, path, look: Look { full, first_ids } } = *place;
         let batch = self.batch(pass);
         if is_plain_greedy(decode) && !full {
             batch.heads.push(HeadRow { row, kind: HeadKind::Argmax, first_ids });

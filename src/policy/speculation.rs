@@ -108,10 +108,10 @@ impl DraftVocab {
             Self::First(n) => (n as usize).next_multiple_of(FIRST_IDS_STEP),
             Self::Auto => {
                 let newest = || text.iter().rev().flat_map(|ids| ids.iter().rev()).take(NEWEST);
+                let most = newest().count() / OUTSIDE;
                 let outside = |size: usize| newest().filter(|id| id.index() >= size).count();
-                let few = |size: &usize| outside(*size) * OUTSIDE <= newest().count();
-                let sizes = SIZES.into_iter().filter(|size| size * WORTH <= vocab);
-                sizes.into_iter().find(few).unwrap_or(vocab)
+                let pays = |size: &usize| size * WORTH <= vocab && outside(*size) <= most;
+                SIZES.into_iter().find(pays).unwrap_or(vocab)
             }
         };
         (ids < vocab).then_some(ids)

@@ -141,13 +141,10 @@ impl<'a> Fields<'a> {
         T::Err: std::fmt::Display,
     {
         let text = match self.get(name) {
-            Some(Value::Number(number)) => number.to_string(),
-            _ => match self.string(name)? {
-                Some(text) => text.to_owned(),
-                None => return Ok(None),
-            },
+            Some(Value::Number(number)) => Some(number.to_string()),
+            _ => self.string(name)?.map(str::to_owned),
         };
-        text.parse().map(Some).map_err(|error| self.error(name, error))
+        text.map(|text| text.parse().map_err(|error| self.error(name, error))).transpose()
     }
 
     /// An array.

@@ -5,7 +5,7 @@
 //! logit has the same bits in all of them. Read next: [`super::matrix::HeadScan`].
 
 use super::disjoint::Disjoint;
-use super::matrix::{Activations, HeadScan, Matrix, multiply, multiply_rows_subset};
+use super::matrix::{Activations, HeadScan, Matrix, ScanRow, multiply, multiply_rows_subset};
 use super::norm::RmsNorm;
 use super::simd::SimdLevel;
 use super::threads::Threads;
@@ -28,10 +28,8 @@ pub(super) struct HeadScratch {
     scan: HeadScan,
     /// Batch rows that `x` was prepared from.
     rows: Vec<usize>,
-    /// The target of each scanned row.
-    targets: Vec<Option<usize>>,
-    /// Ids that each scanned row looks at.
-    ids: Vec<usize>,
+    /// What is wanted of each scanned row.
+    wanted: Vec<ScanRow>,
     /// The scanned row of each argmax and log-probability head, in the order of the heads.
     scanned_by: Vec<usize>,
     label_rows: Vec<usize>,
@@ -88,8 +86,7 @@ impl Heads<'_> {
 
     fn scanned(&self, scratch: &mut HeadScratch, found: &mut Results) {
         scratch.rows.clear();
-        scratch.targets.clear();
-        scratch.ids.clear();
+        scratch.wanted.clear();
         scratch.scanned_by.clear();
         let wanted = |kind: &HeadKind| match kind {
             HeadKind::Argmax => Some(None),
@@ -98,17 +95,18 @@ impl Heads<'_> {
         };
         for head in &self.batch.heads {
             let Some(target) = wanted(&head.kind) else { continue };
-            let ids = head.first_ids.unwrap_or(self.matrix.rows());
+            let ids = head.ids(self.matrix.rows());
             // An argmax and a log-probability of one row, side by side, share its scan.
-            let same = scratch.rows.last() == Some(&head.row) && scratch.ids.last() == Some(&ids);
-            match scratch.targets.last_mut() {
-                Some(last) if same && (target.is_none() || last.is_none()) => {
-                    *last = last.or(target);
+            match (scratch.rows.last(), scratch.wanted.last_mut()) {
+                (Some(row), Some(last))
+                    if (*row, last.ids) == (head.row, ids)
+                        && (target.is_none() || last.target.is_none()) =>
+                {
+                    last.target = last.target.or(target);
                 }
                 _ => {
                     scratch.rows.push(head.row);
-                    scratch.targets.push(target);
-                    scratch.ids.push(ids);
+                    scratch.wanted.push(ScanRow { ids, target });
                 }
             }
             scratch.scanned_by.push(scratch.rows.len() - 1);
@@ -117,9 +115,9 @@ impl Heads<'_> {
             return;
         }
         self.prepare(scratch);
-        let any_target = scratch.targets.iter().any(Option::is_some);
-        let HeadScratch { x, scan, targets, ids, scanned_by, .. } = scratch;
-        let scanned = scan.scan(self.threads, self.simd, self.matrix, x, any_target, targets, ids);
+        let any_target = scratch.wanted.iter().any(|row| row.target.is_some());
+        let HeadScratch { x, scan, wanted: rows, scanned_by, .. } = scratch;
+        let scanned = scan.scan(self.threads, self.simd, self.matrix, x, any_target, rows);
         let mut scanned_by = scanned_by.iter();
         for (head, result) in self.batch.heads.iter().zip(&mut found.heads) {
             let Some(target) = wanted(&head.kind) else { continue };

@@ -513,5 +513,6 @@ impl Device for CpuDevice {
 /// The product of a weight and its bias.
 fn product<'a>(weights: &'a Linear<CpuDevice>, add: bool, out: &'a mut [f32]) -> Product<'a> {
     let bias = weights.bias.as_ref().map(|b| &b.values[..]);
-    Product { matrix: &weights.matrix.matrix, bias, add, out }
+    let matrix = &weights.matrix.matrix;
+    Product { matrix, features: matrix.rows(), bias, add, out }
 }

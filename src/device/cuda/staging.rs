@@ -294,7 +294,7 @@ impl Heads {
                     continue;
                 }
             };
-            let ids = head.first_ids.unwrap_or(vocab) as i32;
+            let ids = head.ids(vocab) as i32;
             heads.vocab.push(VocabHead { row, kind, argument, ids, result });
         }
         Ok(heads)

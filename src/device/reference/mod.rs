@@ -333,7 +333,7 @@ impl Device for ReferenceDevice {
                     .map(|y| *y as f32)
                     .collect(),
             };
-            row.truncate(head.first_ids.unwrap_or(row.len()));
+            row.truncate(head.ids(row.len()));
             if row.iter().any(|logit| !logit.is_finite()) {
                 let first = results.non_finite_row.map_or(head.row, |r| r.min(head.row));
                 results.non_finite_row = Some(first);

@@ -16,6 +16,15 @@ use crate::device::cpu::threads::Threads;
 const CHUNK: usize = STRIP_PANELS * PANEL;
 const _: () = assert!(FIRST_IDS_STEP.is_multiple_of(CHUNK), "the first ids are whole chunks");
 
+/// What is wanted of one row of logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanRow {
+    /// It looks at the first so many ids: all of them, or whole chunks.
+    pub ids: usize,
+    /// The id whose logit is told too.
+    pub target: Option<usize>,
+}
+
 /// What a head found in one row of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowSummary {
@@ -55,13 +64,11 @@ pub struct HeadScan {
 }
 
 impl HeadScan {
-    /// One summary per row of `x`, of its first `ids` logits: all of them, or whole chunks.
-    /// `targets` is empty or has one entry per row.
+    /// One summary per row of `x`, each as `wanted` says.
     ///
     /// # Panics
     /// If the shapes disagree, a target is no row of `w`, `x` was prepared without the form `w`
-    /// needs, or `ids` ends inside a chunk.
-    #[expect(clippy::too_many_arguments, reason = "what it reads, and what of it is wanted")]
+    /// needs, or a row looks at a part of a chunk.
     pub fn scan(
         &mut self,
         threads: &Threads,
@@ -69,16 +76,17 @@ impl HeadScan {
         w: &Matrix,
         x: &Activations,
         log_sum_exp: bool,
-        targets: &[Option<usize>],
-        ids: &[usize],
+        wanted: &[ScanRow],
     ) -> &[RowSummary] {
         check(w, x);
-        assert_eq!(ids.len(), x.rows(), "so many ids per row");
-        assert!(ids.iter().all(|n| *n == w.rows || *n < w.rows && n.is_multiple_of(CHUNK)));
-        assert!(targets.is_empty() || targets.len() == x.rows(), "a target per row");
-        assert!(targets.iter().flatten().all(|t| *t < w.rows), "targets below {}", w.rows);
+        assert_eq!(wanted.len(), x.rows(), "what is wanted of each row");
+        let whole = |ids: usize| ids == w.rows || ids < w.rows && ids.is_multiple_of(CHUNK);
+        assert!(wanted.iter().all(|row| whole(row.ids)), "whole chunks of {}", w.rows);
+        let mut targets = wanted.iter().filter_map(|row| row.target);
+        assert!(targets.all(|target| target < w.rows), "targets below {}", w.rows);
         // No row asks for more.
-        let chunks = ids.iter().max().unwrap_or(&w.rows).div_ceil(CHUNK);
+        let most = wanted.iter().map(|row| row.ids).max().unwrap_or(w.rows);
+        let chunks = most.div_ceil(CHUNK);
         self.partials.clear();
         self.partials.resize(x.rows() * chunks, Partial::NONE);
         let places = Places(self.partials.as_mut_ptr());
@@ -89,8 +97,8 @@ impl HeadScan {
                 let logits = &values[..strip.columns.len()];
                 let mut partial = simd.dispatch(Reduce { logits, log_sum_exp });
                 partial.id += strip.columns.start;
-                if let Some(Some(target)) = targets.get(strip.row)
-                    && strip.columns.contains(target)
+                if let Some(target) = wanted[strip.row].target
+                    && strip.columns.contains(&target)
                 {
                     partial.target = logits[target - strip.columns.start];
                 }
@@ -100,9 +108,9 @@ impl HeadScan {
             });
         });
         self.rows.clear();
-        let rows = self.partials.chunks_exact(chunks).zip(ids);
-        let rows = rows.map(|(row, ids)| combine(&row[..ids.div_ceil(CHUNK)], log_sum_exp));
-        self.rows.extend(rows);
+        let rows = self.partials.chunks_exact(chunks).zip(wanted);
+        let own = |wanted: &ScanRow| wanted.ids.div_ceil(CHUNK);
+        self.rows.extend(rows.map(|(row, wanted)| combine(&row[..own(wanted)], log_sum_exp)));
         &self.rows
     }
 }

@@ -26,7 +26,7 @@ mod super_formats;
 mod tests;
 
 pub use activations::{Activations, Need};
-pub use head::{HeadScan, RowSummary};
+pub use head::{HeadScan, RowSummary, ScanRow};
 pub use multiply::{
     Product, multiply, multiply_add, multiply_each, multiply_gate_up, multiply_rows_subset,
 };

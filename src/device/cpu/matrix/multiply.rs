@@ -31,12 +31,22 @@ const TASK_BYTES: Range<usize> = 32 << 10..512 << 10;
 pub struct Product<'a> {
     /// `[N, K]`.
     pub matrix: &'a Matrix,
+    /// The first so many of `N` are wanted; columns of `out` behind them stay.
+    pub features: usize,
     /// `[N]`, added to every row of the product.
     pub bias: Option<&'a [f32]>,
     /// Adds to `out` instead of overwriting it.
     pub add: bool,
     /// `[T, N]`.
     pub out: &'a mut [f32],
+}
+
+impl Product<'_> {
+    /// That hold the features.
+    fn panels(&self) -> usize {
+        assert!(self.features <= self.matrix.rows, "{} of {}", self.features, self.matrix.rows);
+        self.features.div_ceil(PANEL)
+    }
 }
 
 /// `out[t, n] = Σ_k w[n, k] x[t, k]` for the first `features` of `n`; `out` is `[T, N]`, and what
@@ -52,18 +62,8 @@ pub fn multiply(
     x: &Activations,
     out: &mut [f32],
 ) {
-    check(w, x);
-    let panels = features.min(w.rows).div_ceil(PANEL);
-    let cut = Cut::new(w, panels, panels * w.layout.panel_bytes(), threads);
-    let per_strip = strip_panels(w.layout.panel_bytes(), x);
-    let out = Columns::new(out, x.rows(), w.rows);
-    threads.run(cut.tasks, &|task| {
-        each_strip(simd, [w], x, cut.panels(task), per_strip, &mut |strip| {
-            let [values] = strip.values;
-            // SAFETY: tasks have distinct panels, and strips of a task distinct rows of them.
-            finish(values, None, false, unsafe { out.part(strip.row, strip.columns.clone()) });
-        });
-    });
+    let product = Product { matrix: w, features, bias: None, add: false, out };
+    multiply_each(threads, simd, x, &mut [product]);
 }
 
 /// `out[t, n] += Σ_k w[n, k] x[t, k] + bias[n]`; `out` is `[T, N]`.
@@ -75,7 +75,8 @@ pub fn multiply_add(
     x: &Activations,
     out: &mut [f32],
 ) {
-    multiply_each(threads, simd, x, &mut [Product { matrix: w, bias, add: true, out }]);
+    let product = Product { matrix: w, features: w.rows, bias, add: true, out };
+    multiply_each(threads, simd, x, &mut [product]);
 }
 
 /// Several matrices over the same rows, shared out to the threads once.
@@ -85,9 +86,9 @@ pub fn multiply_each(
     x: &Activations,
     products: &mut [Product<'_>],
 ) {
-    let bytes: usize = products.iter().map(|p| p.matrix.bytes()).sum();
+    let bytes = products.iter().map(|p| p.panels() * p.matrix.layout.panel_bytes()).sum();
     let cuts: Vec<Cut> =
-        products.iter().map(|p| Cut::new(p.matrix, p.matrix.panels(), bytes, threads)).collect();
+        products.iter().map(|p| Cut::new(p.matrix, p.panels(), bytes, threads)).collect();
     let work: Vec<_> = products
         .iter_mut()
         .map(|p| {

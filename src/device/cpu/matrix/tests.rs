@@ -426,8 +426,14 @@ fn biases_and_residuals_are_added_in_one_order() {
         multiply_add(&threads, simd, &w, Some(&bias), &x, &mut out);
         assert_eq!(bits(&out), bits(&added));
         let mut products = [
-            Product { matrix: &w, bias: Some(&bias), add: false, out: &mut out },
-            Product { matrix: &v, bias: None, add: false, out: &mut out_v },
+            Product {
+                matrix: &w,
+                features: w.rows(),
+                bias: Some(&bias),
+                add: false,
+                out: &mut out,
+            },
+            Product { matrix: &v, features: v.rows(), bias: None, add: false, out: &mut out_v },
         ];
         multiply_each(&threads, simd, &x, &mut products);
         assert_eq!((bits(&out), bits(&out_v)), (bits(&biased), bits(&plain_v)));
@@ -457,6 +463,10 @@ fn gate_and_up_are_fused_without_changing_either_product() {
     }
 }
 
+fn scan_rows(ids: &[usize], targets: &[Option<usize>]) -> Vec<ScanRow> {
+    ids.iter().zip(targets).map(|(ids, target)| ScanRow { ids: *ids, target: *target }).collect()
+}
+
 #[test]
 fn a_streaming_head_finds_what_full_rows_hold() {
     let mut random = Random(10);
@@ -467,8 +477,8 @@ fn a_streaming_head_finds_what_full_rows_hold() {
         let logits = product(&threads[0], simd, &w, &x);
         let x = prepared(&threads[0], simd, &x, 256);
         let targets: Vec<_> = (0..40).map(|t| (t % 3 != 0).then_some(t * 24)).collect();
-        let (mut scan, all) = (HeadScan::default(), [1000; 40]);
-        let found = scan.scan(&threads[0], simd, &w, &x, true, &targets, &all).to_vec();
+        let (mut scan, wanted) = (HeadScan::default(), scan_rows(&[1000; 40], &targets));
+        let found = scan.scan(&threads[0], simd, &w, &x, true, &wanted).to_vec();
         for (t, (row, logits)) in found.iter().zip(logits.chunks_exact(1000)).enumerate() {
             let mut best = 0;
             for (i, logit) in logits.iter().enumerate() {
@@ -483,15 +493,12 @@ fn a_streaming_head_finds_what_full_rows_hold() {
             let exact = max + sum.ln();
             assert!((f64::from(row.log_sum_exp) - exact).abs() < 1e-6 * (1.0 + exact.abs()));
         }
-        assert_eq!(scan.scan(&threads[1], simd, &w, &x, true, &targets, &all), found);
+        assert_eq!(scan.scan(&threads[1], simd, &w, &x, true, &wanted), found);
         let mut alone = Activations::new();
         for t in [0, 7, 39] {
             let need = w.need();
             alone.prepare(&threads[0], simd, x.row(t), 1, 256, need);
-            assert_eq!(
-                scan.scan(&threads[1], simd, &w, &alone, true, &targets[t..=t], &[1000])[0],
-                found[t]
-            );
+            assert_eq!(scan.scan(&threads[1], simd, &w, &alone, true, &wanted[t..=t])[0], found[t]);
         }
     }
 }
@@ -507,7 +514,7 @@ fn a_row_that_looks_at_the_first_ids_finds_what_they_hold_whoever_shares_the_pas
         let x = prepared(&threads, simd, &x, 256);
         for ids in [[512, 256, 768, 256, 512], [256; 5], [1000, 256, 512, 1000, 768]] {
             let mut scan = HeadScan::default();
-            let found = scan.scan(&threads, simd, &w, &x, false, &[], &ids);
+            let found = scan.scan(&threads, simd, &w, &x, false, &scan_rows(&ids, &[None; 5]));
             for ((row, logits), ids) in found.iter().zip(logits.chunks_exact(1000)).zip(ids) {
                 let best = argmax(&logits[..ids]).index();
                 assert_eq!((row.id, row.logit), (best, logits[best]), "of {ids}");
@@ -536,7 +543,8 @@ fn equal_logits_go_to_the_lower_id_even_across_chunks() {
     for simd in levels() {
         for (sign, id) in [(1.0, 300), (-1.0, 0)] {
             let x = prepared(&threads, simd, &[sign; 32], 32);
-            let found = HeadScan::default().scan(&threads, simd, &w, &x, false, &[], &[1000])[0];
+            let whole = scan_rows(&[1000], &[None]);
+            let found = HeadScan::default().scan(&threads, simd, &w, &x, false, &whole)[0];
             assert_eq!((found.id, found.logit), (id, if sign > 0.0 { 32.0 } else { 0.0 }));
         }
     }
@@ -557,7 +565,8 @@ fn a_non_finite_input_reaches_the_output_of_its_row_only() {
                 assert!(y[20..40].iter().all(|v| !v.is_finite()), "{kind} {simd}");
                 let x = prepared(&threads, simd, &x, w.cols());
                 let mut scan = HeadScan::default();
-                let rows = scan.scan(&threads, simd, &w, &x, true, &[], &[20; 3]);
+                let wanted = scan_rows(&[20; 3], &[None; 3]);
+                let rows = scan.scan(&threads, simd, &w, &x, true, &wanted);
                 assert_eq!([true, false, true], [rows[0].finite, rows[1].finite, rows[2].finite]);
             }
         }
